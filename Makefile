@@ -1,0 +1,32 @@
+# make demo: install and certify the digits.  make test: install and run the whole suite.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# torch goes in first and alone, so that its CPU build is taken where one lies at hand.
+INSTALL = $(PIP) install -c constraints.txt torch && $(PIP) install -c constraints.txt -e
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/demo
+	@$(BIN)/tcertify demo
+
+test: .venv/test
+	$(BIN)/python -m pytest
+
+lint: .venv/lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/test
+	$(BIN)/python -m pytest benchmarks --benchmark-enable
+
+clean:
+	rm -rf .venv build dist
+
+.venv/demo .venv/test .venv/lint: .venv/%: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing tcertify[$*] into .venv ..."
+	@$(INSTALL) ".[$*]"
+	@touch $@

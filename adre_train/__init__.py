@@ -1,0 +1,1 @@
+"""Training that makes smoothed classifiers certify well: the ADRE risk, standard and adversarial."""

@@ -1,0 +1,1 @@
+"""Fused Gaussian noise and vote counting: CUDA kernels and their numba twins."""

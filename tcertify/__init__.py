@@ -1,0 +1,1 @@
+"""Robustness certificates for randomized-smoothed classifiers."""

@@ -1,0 +1,1 @@
+"""Confidence bounds, each on the safe side of the exact real number. One bound a file."""

@@ -1,0 +1,1 @@
+"""Data sets that certify and train: one file each."""
