@@ -54,7 +54,7 @@ def test_without_copies_and_regulariser_the_risk_is_cross_entropy(batch):
 
 @pytest.fixture
 def small_batch(batch):
-    logits, y = batch
+    logits, _ = batch
     return logits[:2, :2, 1:].clone().requires_grad_(), torch.tensor([0, 3])
 
 
