@@ -70,6 +70,24 @@ def check_alphas(value: ArrayLike, name: str = "alpha") -> NDArray[np.float64]:
     return array
 
 
+def check_probabilities(name: str, value: ArrayLike) -> NDArray[np.float64]:
+    """Return probabilities as a float64 array, each in [0, 1]."""
+    array = _real_array(name, value)
+    bad = ~((array >= 0) & (array <= 1))
+    if bad.any():
+        raise ValueError(f"`{name}` must be in [0, 1], got {array[bad].flat[0]}.")
+    return array
+
+
+def check_positives(name: str, value: ArrayLike) -> NDArray[np.float64]:
+    """Return a float64 array of positive, finite numbers."""
+    array = _real_array(name, value)
+    bad = ~((array > 0) & np.isfinite(array))
+    if bad.any():
+        raise ValueError(f"`{name}` must be positive and finite, got {array[bad].flat[0]}.")
+    return array
+
+
 def check_whole_array(
     name: str, value: ArrayLike, *, minimum: int = 0, maximum: int = MAX_SAMPLES
 ) -> NDArray[np.int64]:
