@@ -1,6 +1,6 @@
 """Base classifiers: the residual networks of CIFAR-10 and ImageNet, named as the field names them.
 
-Every network is ``Sequential(Standardise, body)``: it takes images in [0, 1], to which the noise
+Each of these is ``Sequential(Standardise, body)``: it takes images in [0, 1], to which the noise
 has been added, and standardises them itself, so that radii are in the images' own units. The
 parameters are then called ``1.conv1.weight``, ``1.layer1.0.conv1.weight``, ``1.fc.bias``, as in the
 checkpoints of Cohen et al. (2019) and Salman et al. (2019); `load_published` reads those.
@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from tcertify.models import DigitsNet
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -132,6 +134,7 @@ ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
     "resnet50": lambda classes: nn.Sequential(
         Standardise(IMAGENET_MEAN, IMAGENET_STD), ResNet50(classes)
     ),
+    "digits": lambda _: DigitsNet(),
 }
 
 
