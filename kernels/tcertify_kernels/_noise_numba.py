@@ -261,8 +261,36 @@ def half_bits(value: Any) -> Any:
 # --- the loops ------------------------------------------------------------------------------
 
 FLOAT, HALF, BFLOAT = 0, 1, 2
-CHUNK = 256  # blocks of four normals: the buffers stay in the first-level cache
+CHUNK = 320  # blocks of four normals: the buffers stay in the first-level cache, and off
+#             powers of two, whose addresses collide there
 _32 = np.uint64(32)
+
+
+@njit(nogil=True)
+def _set_counters(
+    words: Any,
+    count: int,
+    row: int,
+    block: int,
+    blocks: int,
+    image: Any,
+    sample: Any,
+    stream: int,
+) -> None:
+    """Set the counters of `count` blocks from (row, block) on, through as many rows as it takes."""
+    lane = 0
+    while lane < count:
+        length = min(blocks - block, count - lane)
+        which = np.uint32(image[row])
+        low = np.uint32(sample[row] & 0xFFFFFFFF)
+        high = np.uint32(sample[row] >> 32 | stream << 24)
+        for i in range(length):
+            words[lane + i] = block + i
+            words[lane + i + CHUNK] = which
+            words[lane + i + 2 * CHUNK] = low
+            words[lane + i + 3 * CHUNK] = high
+        lane += length
+        row, block = row + 1, 0
 
 
 @njit(nogil=True)
@@ -327,34 +355,22 @@ def fill(
     k0, k1 = np.uint32(seed), np.uint32(seed >> _32)
     words = np.empty(4 * CHUNK, np.uint32)
     z = np.empty(4 * CHUNK, np.float32)
+    row, block = divmod(first, blocks)
     while first < last:
         count = min(CHUNK, last - first)
-        lane = 0
-        while lane < count:
-            row, block = divmod(first + lane, blocks)
-            length = min(blocks - block, count - lane)
-            which = np.uint32(image[row])
-            low = np.uint32(sample[row] & 0xFFFFFFFF)
-            high = np.uint32(sample[row] >> 32 | stream << 24)
-            for i in range(lane, lane + length):
-                words[i] = block + i - lane
-                words[i + CHUNK] = which
-                words[i + 2 * CHUNK] = low
-                words[i + 3 * CHUNK] = high
-            lane += length
+        _set_counters(words, count, row, block, blocks, image, sample, stream)
         _scramble(words, k0, k1, count)
         _transform(words, count, z)
         lane = 0
         while lane < count:
-            row, block = divmod(first + lane, blocks)
             length = min(blocks - block, count - lane)
             start, stop = 4 * block, min(4 * (block + length), size)
             row_sigma = sigma[row if len(sigma) > 1 else 0]
-            origin = start - 4 * lane
+            offset = 4 * lane - start
             while start < stop:
-                channel = start // pixels
+                channel = start // pixels if channels > 1 else 0
                 end = min(stop, (channel + 1) * pixels)
-                normals, pixel = z[start - origin : end - origin], x[slot[row], start:end]
+                normals, pixel = z[start + offset : end + offset], x[slot[row], start:end]
                 about = row_sigma, shift[channel], scale[channel]
                 if channels_last:
                     begin = channel + (start - channel * pixels) * channels
@@ -363,4 +379,7 @@ def fill(
                     _store(out[row, start:end], kind, normals, pixel, *about)
                 start = end
             lane += length
+            block += length
+            if block == blocks:
+                row, block = row + 1, 0
         first += count
