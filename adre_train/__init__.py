@@ -1,1 +1,1 @@
-"""Training that makes smoothed classifiers certify well: the ADRE risk, standard and adversarial."""
+"""Training that makes smoothed classifiers certify well: the ADRE risk and its adversary."""
