@@ -66,8 +66,7 @@ class Execution:
         """Return an empty batch of noisy images on the device of `images` (S, ...)."""
         if self.channels_last and images.dim() != 4:
             raise ValueError(
-                "`channels_last` needs images of shape (C, H, W), got"
-                f" {tuple(images.shape[1:])}."
+                f"`channels_last` needs images of shape (C, H, W), got {tuple(images.shape[1:])}."
             )
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         shape = (rows, *images.shape[1:])

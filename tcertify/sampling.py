@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from tcertify_kernels import add_noise, count_votes
 
 from tcertify._checks import check_positive, check_whole, check_whole_array
 from tcertify.execution import BaseClassifier, Execution
+from tcertify_kernels import add_noise, count_votes
 
 #: Streams of noise that never overlap: choosing the class, certifying it, predicting.
 SELECTION, ESTIMATION, PREDICTION = 0, 1, 2

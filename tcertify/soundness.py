@@ -108,9 +108,7 @@ def _compare_batches(sampler: Sampler, image: torch.Tensor) -> list[Defect]:
             Defect("The same batch gives other last bits when it is run again: no exact replay.")
         )
     if _differ(first, elsewhere):
-        defects.append(
-            Defect("The logits of a row depend on the other rows of its batch.", "rows")
-        )
+        defects.append(Defect("The logits of a row depend on the other rows of its batch.", "rows"))
     if (first.amax(1) == first.amin(1)).double().mean() > 0.99:
         defects.append(Defect("The logits are all equal: a dead network?"))
     return defects
