@@ -7,9 +7,6 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-_16 = np.uint32(16)
-_SIZE_32, _SIZE_16 = np.int32(0x7FFFFFFF), np.int16(0x7FFF)
-
 
 @njit(nogil=True, cache=True)
 def vote(votes: Any, bits: Any, infinity: Any, size: Any, first: int, last: int) -> None:
