@@ -102,15 +102,14 @@ def _count_on_host(
     from tcertify_kernels import _counting_numba as twin
 
     rows = len(logits) if limit is None else min(max(int(limit), 0), len(logits))
-    wide = logits.dtype == torch.float32
-    bits = logits.detach().view(torch.int32 if wide else torch.int16).numpy()
-    size = np.int32(0x7FFFFFFF) if wide else np.int16(0x7FFF)
-    infinity = _infinity(logits.dtype)
+    word = torch.int32 if logits.dtype == torch.float32 else torch.int16
+    bits = logits.detach().view(word).reshape(-1).numpy()
+    classes, infinity = logits.shape[1], _infinity(logits.dtype)
     votes = np.empty(rows, np.int64)
     split(
-        lambda first, last: twin.vote(votes, bits, infinity, size, first, last),
+        lambda first, last: twin.vote(votes, bits, classes, infinity, first, last),
         rows,
-        max(1, _LOGITS_PER_THREAD // logits.shape[1]),
+        max(1, _LOGITS_PER_THREAD // classes),
     )
     twin.tally(counts.numpy(), votes, slot.numpy())
 
