@@ -1,0 +1,473 @@
+"""The compiled half of the joint bound: ordering, rejection probability, branch and bound.
+
+Everything here assumes arguments that `joint_lower` has checked. The mathematics, with proofs, is
+in docs/statistics.md; the names below are those of that text.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+#: Share of alpha paid for looking at plausible p_A only.
+BETA = 1e-3
+#: Share of alpha that the columns left out of a sum may hold.
+LEFT_OUT = 1e-9
+#: Accuracy of log P that branch and bound works to.
+TOLERANCE = 2e-3
+#: Angles at which the ordering splits z between p_A and the competitor.
+ANGLES = 12
+#: Below this a binomial mass is not carried on by recurrence.
+TINY = 1e-290
+
+_SQRT2 = math.sqrt(2.0)
+_SQRT2PI = math.sqrt(2.0 * math.pi)
+_FAR = 37.0  # Phi(-37) is about the smallest normal double
+
+
+@njit(cache=True, nogil=True)
+def _phi(x: float) -> float:
+    return math.exp(-0.5 * x * x) / _SQRT2PI
+
+
+@njit(cache=True, nogil=True)
+def _cdf(x: float) -> float:
+    return 0.5 * math.erfc(-x / _SQRT2)
+
+
+@njit(cache=True, nogil=True)
+def _quantile(p: float) -> float:
+    """Phi^-1 by two Halley steps from Hastings' formula, good to a few ulp."""
+    if p > 0.5:
+        return -_quantile(1.0 - p)
+    if p < 1e-300:
+        return -_FAR
+    t = math.sqrt(-2.0 * math.log(p))
+    x = (2.515517 + t * (0.802853 + t * 0.010328)) / (
+        1.0 + t * (1.432788 + t * (0.189269 + t * 0.001308))
+    ) - t
+    for _ in range(2):
+        error = (_cdf(x) - p) / _phi(x)
+        x -= error / (1.0 + 0.5 * x * error)
+    return x
+
+
+@njit(cache=True, nogil=True)
+def _stirling_error(n: float) -> float:
+    """log(n!) less Stirling's formula."""
+    if n < 16.0:
+        return math.lgamma(n + 1.0) - (n + 0.5) * math.log(n) + n - 0.9189385332046727
+    s = 1.0 / (n * n)
+    return (1 / 12 - s * (1 / 360 - s * (1 / 1260 - s * (1 / 1680 - s / 1188)))) / n
+
+
+@njit(cache=True, nogil=True)
+def _deviance(k: float, mean: float) -> float:
+    """The Poisson deviance k log(k / mean) + mean - k without cancellation."""
+    d = (k - mean) / (k + mean)
+    if abs(d) > 0.1:
+        return k * math.log(k / mean) + mean - k
+    # log(k / mean) = 2 atanh(d)
+    total = (k - mean) * d
+    term = 2.0 * k * d
+    j = 1
+    while True:
+        term *= d * d
+        update = total + term / (2 * j + 1)
+        if update == total:
+            return total
+        total = update
+        j += 1
+
+
+@njit(cache=True, nogil=True)
+def _mass(k: int, n: int, p: float, q: float) -> float:
+    """P(Bin(n, p) = k), with q = 1 - p given so that neither loses digits."""
+    if p <= 0.0:
+        return 1.0 if k == 0 else 0.0
+    if q <= 0.0:
+        return 1.0 if k == n else 0.0
+    if k == 0:
+        return math.exp(n * (math.log1p(-p) if p < 0.5 else math.log(q)))
+    if k == n:
+        return math.exp(n * (math.log1p(-q) if q < 0.5 else math.log(p)))
+    log_mass = (
+        _stirling_error(float(n))
+        - _stirling_error(float(k))
+        - _stirling_error(float(n - k))
+        - _deviance(k, n * p)
+        - _deviance(n - k, n * q)
+    )
+    return math.exp(log_mass) * math.sqrt(n / (2.0 * math.pi * k) / (n - k))
+
+
+@njit(cache=True, nogil=True)
+def _spread(variance: float, x: float) -> float:
+    """Bernstein: a binomial lies this far to one side of its mean with probability <= exp(-x)."""
+    return x / 3.0 + math.sqrt(x * x / 9.0 + 2.0 * variance * x)
+
+
+# --- the ordering ---------------------------------------------------------------------------
+
+
+@njit(cache=True, nogil=True)
+def _upper_rate(k: float, m: float, z: float) -> float:
+    """Upper limit at z of a rate with k of m seen (arcsine scale): the inverse of _lower_count."""
+    angle = math.asin(math.sqrt((k + 1.0) / (m + 1.0))) + 0.5 * z / math.sqrt(m + 1.0)
+    shifted = math.sin(min(angle, 0.5 * math.pi)) ** 2
+    shift = (z * z - 4.0) / (12.0 * m)
+    return min((shifted + shift) / (1.0 + 2.0 * shift), 1.0)
+
+
+@njit(cache=True, nogil=True)
+def _lower_count(rate: float, m: float, z: float) -> float:
+    """Largest (real) count of m that speaks against `rate` at z; nondecreasing in `rate`."""
+    if rate >= 1.0:
+        return m
+    shift = (z * z - 4.0) / (12.0 * m)
+    shifted = rate * (1.0 + 2.0 * shift) - shift
+    if shifted <= 0.0:
+        return -1.0
+    angle = math.asin(math.sqrt(min(shifted, 1.0))) - 0.5 * z / math.sqrt(m + 1.0)
+    if angle <= 0.0:
+        return -1.0
+    return (m + 1.0) * math.sin(angle) ** 2 - 1.0
+
+
+@njit(cache=True, nogil=True)
+def _rank(k_a: int, k_b: int, n: int, z: float) -> float:
+    """T(k_a, k_b): the least t over the splits of z; +inf where k_a = n."""
+    least = math.inf
+    if k_a == n:
+        return least
+    for j in range(ANGLES + 1):
+        angle = 0.5 * math.pi * j / ANGLES
+        q = _upper_rate(n - k_a, n, z * math.cos(angle))
+        rate = _upper_rate(k_b, n - k_a, z * math.sin(angle))
+        least = min(least, -_quantile(q) - _quantile(q * rate))
+    return least
+
+
+@njit(cache=True, nogil=True)
+def _columns(rank: float, n: int, z: float, first: int, last: int) -> NDArray[np.int64]:
+    """b*(a) for a = first..last: a superset, nondecreasing up to b <= n - a, of {T >= rank}."""
+    out = np.empty(last - first + 1, np.int64)
+    cosines = np.empty(ANGLES + 1)
+    sines = np.empty(ANGLES + 1)
+    for j in range(ANGLES + 1):
+        cosines[j] = z * math.cos(0.5 * math.pi * j / ANGLES)
+        sines[j] = z * math.sin(0.5 * math.pi * j / ANGLES)
+    running = -1.0
+    for a in range(first, last + 1):
+        m = n - a
+        largest = float(m)
+        if m > 0:
+            for j in range(ANGLES + 1):
+                q = _upper_rate(m, n, cosines[j])
+                rate = _cdf(-_quantile(q) - rank) / q
+                largest = min(largest, _lower_count(rate, m, sines[j]))
+                if largest < 0.0:
+                    break
+        # The margin exceeds the rounding error of the formulas; a larger region is safe.
+        running = max(running, largest + 1e-9 + 1e-11 * m)
+        out[a - first] = min(math.floor(running), m)
+    return out
+
+
+# --- the probability of the region -----------------------------------------------------------
+
+
+@njit(cache=True, nogil=True)
+def _lower_tail(k: int, m: int, r: float) -> tuple[float, float]:
+    """An upper bound of P(Bin(m, r) <= k) and the mass at k (0: not to be carried on)."""
+    mass = _mass(k, m, r, 1.0 - r)
+    if mass < TINY:
+        # Below the mean the whole tail is at most k + 1 such masses; above it 1 is bound enough.
+        return (1.0 if k > m * r else 1e-270), 0.0
+    total = mass
+    term = mass
+    odds = (1.0 - r) / r
+    while k > 0 and term > total * 1e-18:
+        term *= k / (m - k + 1.0) * odds
+        total += term
+        k -= 1
+    return total, mass
+
+
+@njit(cache=True, nogil=True)
+def _probability(
+    columns: NDArray[np.int64], first: int, n: int, q: float, r: float, x: float
+) -> float:
+    """An upper bound of the probability of the region at p_A = 1 - q and p_c = q r."""
+    p = 1.0 - q
+    spread = _spread(n * p * q, x)
+    start = max(first, math.floor(n * p - spread))
+    stop = min(first + len(columns) - 1, math.ceil(n * p + spread))
+    while start <= stop and columns[start - first] < 0:
+        start += 1
+    total = 2.0 * math.exp(-x)  # the columns left out on either side
+    if start > stop:
+        return total
+    weight = _mass(start, n, p, q)
+    while weight < TINY and start < stop:
+        total += TINY
+        start += 1
+        weight = _mass(start, n, p, q)
+    odds = p / q
+    odds_b = r / (1.0 - r) if r < 1.0 else 0.0
+    carried = False
+    tail = 0.0
+    mass = 0.0
+    b = -1
+    for a in range(start, stop + 1):
+        m = n - a
+        largest = columns[a - first]
+        if largest >= m:
+            tail = 1.0
+            carried = False
+        elif r >= 1.0:
+            tail = 0.0
+        elif carried and mass > TINY:
+            # one trial fewer, then up to the new b
+            mass *= (m + 1.0 - b) / ((m + 1.0) * (1.0 - r))
+            tail += r * mass
+            while b < largest:
+                mass *= (m - b) / (b + 1.0) * odds_b
+                b += 1
+                tail += mass
+        elif r > 0.0:
+            b = largest
+            tail, mass = _lower_tail(b, m, r)
+            carried = True
+        else:
+            tail = 1.0
+        total += weight * tail
+        weight *= (n - a) / (a + 1.0) * odds
+    return total * (1.0 + 1e-9 + 4e-15 * n)
+
+
+@njit(cache=True, nogil=True)
+def _nudge(x: float) -> float:
+    """A relative bound, with room, of the error of `_cdf(x)`, the rounding of x included."""
+    return 1e-15 * (4.0 + x * x)
+
+
+@njit(cache=True, nogil=True)
+def _at(columns: NDArray[np.int64], first: int, n: int, z_a: float, z_c: float, x: float) -> float:
+    """An upper bound of the region's probability at p_A = Phi(z_a), p_c = Phi(z_c).
+
+    q and r are moved down by more than their error: the probability falls in both.
+    """
+    q = _cdf(-z_a) * (1.0 - _nudge(z_a))
+    r = min(_cdf(z_c) / q, 1.0) * (1.0 - _nudge(z_a) - _nudge(z_c))
+    return _probability(columns, first, n, q, r, x)
+
+
+@njit(cache=True, nogil=True)
+def _log_slopes(z_a: float, t: float) -> tuple[float, float, float]:
+    """d/dz of log p_A, log p_c and log(1 - p_A - p_c) along the curve; each falls in z."""
+    z_c = z_a - t
+    density_a = _phi(z_a)
+    density_c = _phi(z_c)
+    rest = _cdf(-z_a) - _cdf(z_c)
+    return (
+        density_a / _cdf(z_a),
+        density_c / _cdf(z_c),
+        -(density_a + density_c) / rest if rest > 0.0 else -math.inf,
+    )
+
+
+@njit(cache=True, nogil=True)
+def _count_bound(n: int, p: float, x: float) -> float:
+    return min(float(n), n * p + _spread(n * p, x))
+
+
+@njit(cache=True, nogil=True)
+def _gap(n: int, t: float, low: float, high: float, x: float) -> float:
+    """How far log P can rise inside [low, high] above its larger end value."""
+    slopes_low = _log_slopes(low, t)
+    slopes_high = _log_slopes(high, t)
+    bend = (
+        _count_bound(n, _cdf(high), x) * (slopes_low[0] - slopes_high[0])
+        + _count_bound(n, _cdf(high - t), x) * (slopes_low[1] - slopes_high[1])
+        + _count_bound(n, _cdf(-low) - _cdf(low - t), x) * (slopes_low[2] - slopes_high[2])
+    )
+    return 0.25 * (high - low) * bend * (1.0 + 1e-9) + 1e-9
+
+
+@njit(cache=True, nogil=True)
+def _exceeds(
+    columns: NDArray[np.int64],
+    first: int,
+    n: int,
+    t: float,
+    low: float,
+    high: float,
+    x: float,
+    level: float,
+) -> float:
+    """0 if the region has probability <= level all along the curve from z_A = low to high.
+
+    Else a probability above level * exp(-TOLERANCE) that was met on it.
+    """
+    edge = high >= 0.5 * t
+    parts = 8
+    stack_low = np.empty(256)
+    stack_high = np.empty(256)
+    stack_p = np.empty((256, 2))
+    allowed = level * math.exp(-TOLERANCE)
+    tails = 3.0 * math.exp(-x)
+    left = low
+    p_left = _at(columns, first, n, left, left - t, x)
+    for i in range(parts):
+        right = high if i == parts - 1 else low + (high - low) * (i + 1) / parts
+        p_right = _at(columns, first, n, right, right - t, x)
+        depth = 0
+        stack_low[0], stack_high[0], stack_p[0, 0], stack_p[0, 1] = left, right, p_left, p_right
+        left, p_left = right, p_right
+        while depth >= 0:
+            a, b, p_a, p_b = (
+                stack_low[depth],
+                stack_high[depth],
+                stack_p[depth, 0],
+                stack_p[depth, 1],
+            )
+            depth -= 1
+            worst = max(p_a, p_b)
+            if not worst <= allowed:
+                return worst
+            if a - t < -_FAR or (edge and b >= high):
+                # no bend to speak of: the monotone bound, p_A of the upper end, p_c of the lower
+                bound = _at(columns, first, n, b, a - t if a - t >= -_FAR else -math.inf, x)
+            else:
+                bound = worst * math.exp(min(_gap(n, t, a, b, x), 700.0)) + tails
+            if bound <= level:
+                continue
+            middle = 0.5 * (a + b)
+            if depth + 2 >= 256 or not a < middle < b:
+                return bound
+            p_middle = _at(columns, first, n, middle, middle - t, x)
+            depth += 1
+            stack_low[depth], stack_high[depth] = middle, b
+            stack_p[depth, 0], stack_p[depth, 1] = p_middle, p_b
+            depth += 1
+            stack_low[depth], stack_high[depth] = a, middle
+            stack_p[depth, 0], stack_p[depth, 1] = p_a, p_middle
+    return 0.0
+
+
+@njit(cache=True, nogil=True)
+def _divergence(k: int, n: int, p: float, q: float) -> float:
+    """Chernoff's exponent n KL(k / n || p)."""
+    total = 0.0
+    total += _deviance(float(k), n * p) if k > 0 else n * p
+    total += _deviance(float(n - k), n * q) if k < n else n * q
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _plausible(k: int, n: int, x: float, side: float) -> float:
+    """A z just outside {z: n KL(k / n || Phi(z)) <= x}, below (side -1) or above (side 1)."""
+    inside = _quantile((k + 0.5) / (n + 1.0))
+    outside = inside + side
+    while abs(outside) < _FAR and _divergence(k, n, _cdf(outside), _cdf(-outside)) <= x:
+        outside += side
+    for _ in range(40):
+        middle = 0.5 * (inside + outside)
+        if _divergence(k, n, _cdf(middle), _cdf(-middle)) <= x:
+            inside = middle
+        else:
+            outside = middle
+    return outside
+
+
+@njit(cache=True, nogil=True)
+def _coarse(
+    columns: NDArray[np.int64], first: int, n: int, t: float, low: float, high: float, x: float
+) -> float:
+    """The largest of a few probabilities along the curve."""
+    points = 9
+    most = 0.0
+    for i in range(points):
+        z = low + (high - low) * i / (points - 1)
+        most = max(most, _at(columns, first, n, z, z - t, x))
+    return most
+
+
+@njit(cache=True, nogil=True)
+def _invert(k_a: int, k_b: int, n: int, alpha: float, z: float) -> float:
+    """A t that is certified: at most the exact lower bound, by little."""
+    if k_a == 0:
+        return -math.inf
+    x_beta = math.log(2.0 / BETA) - math.log(alpha)
+    x = -math.log(LEFT_OUT) - math.log(alpha)
+    low = _plausible(k_a, n, x_beta, -1.0)
+    if low <= -_FAR:
+        return -math.inf
+    high = _plausible(k_a, n, x_beta, 1.0) if k_a < n else _FAR
+    p_low, p_high = _cdf(low), _cdf(high)
+    variance = 0.25 if low < 0.0 < high else max(p_low * (1 - p_low), p_high * (1 - p_high))
+    reach = _spread(n * variance, x)
+    first = max(0, math.floor(n * p_low - reach) - 1)
+    last = min(n, math.ceil(n * p_high + reach) + 1)
+    rank = _rank(k_a, k_b, n, z)
+    if rank < math.inf:
+        rank -= 1e-12 * (1.0 + abs(rank))
+    columns = _columns(rank, n, z, first, last)
+    level = alpha * (1.0 - BETA) * (1.0 - 1e-9)
+    goal = math.log(level) - 1.5 * TOLERANCE
+
+    # Below 2 * low the curve has no plausible point, so that t is certified.
+    sure = 2.0 * low
+    below, above = sure, math.nan
+    g_below, g_above = -math.inf, math.nan
+    t = max(rank, sure + 1e-3) if rank < math.inf else sure + 1.0
+    step = 0.05
+    g = 0.0
+    slope = 1.0
+    for _ in range(100):
+        g = math.log(_coarse(columns, first, n, t, low, min(high, 0.5 * t), x)) - goal
+        if g > 0.0:
+            above, g_above = t, g
+        else:
+            below, g_below = t, g
+        if abs(g) < 0.5 * TOLERANCE or above - below < 1e-13 * (1.0 + abs(t)):
+            break
+        if math.isnan(above):
+            t += step
+            step *= 2.0
+        elif g_below < -5.0:
+            t = max(0.5 * (below + above), above - step)
+            step *= 2.0
+        else:
+            slope = (g_above - g_below) / (above - below)
+            t = above - g_above / slope
+    if g_below > -math.inf and g_above > g_below:
+        slope = (g_above - g_below) / (above - below)
+    slope = max(slope, 1.0)
+    # The rigorous pass; where it meets more than the coarse one saw, a smaller t.
+    for attempt in range(60):
+        if t <= sure:
+            return sure
+        met = _exceeds(columns, first, n, t, low, min(high, 0.5 * t), x, level)
+        if met == 0.0:
+            return t
+        t -= (math.log(met) - goal) / slope * 1.1**attempt
+    return sure
+
+
+@njit(cache=True, nogil=True)
+def joint_rows(
+    k_a: NDArray[np.int64],
+    k_b: NDArray[np.int64],
+    n: NDArray[np.int64],
+    alpha: NDArray[np.float64],
+    z: NDArray[np.float64],
+    out: NDArray[np.float64],
+) -> None:
+    """Fill `out` with the bound of each row."""
+    for i in range(len(out)):
+        out[i] = _invert(k_a[i], k_b[i], n[i], alpha[i], z[i])
