@@ -19,6 +19,23 @@ def binomial_tail(k, n, p):
     return arb(p).beta_lower(k, n - k + 1, regularized=True)
 
 
+def binomial_tail_sum(k, n, p):
+    """The same as `binomial_tail`, as a plain sum: faster for n up to some thousands."""
+    odds, mass = p / (1 - p), math.comb(n, k) * p**k * (1 - p) ** (n - k)
+    total = mass
+    for j in range(k, n):
+        mass = mass * odds * (n - j) / (j + 1)
+        total += mass
+    return total
+
+
+def binomial_masses(n, p):
+    """P(Bin(n, p) = 0 .. n) along the last axis, for p of shape (..., 1)."""
+    choices = np.array([math.comb(n, k) for k in range(n + 1)], dtype=np.float64)
+    k = np.arange(n + 1)
+    return choices * p**k * (1 - p) ** (n - k)
+
+
 def binomial_tail_slope(k, n, p):
     """An interval around dP(Bin(n, p) >= k) / dp over the interval p, for 1 <= k <= n."""
     middle = p.mid()
