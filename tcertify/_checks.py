@@ -45,6 +45,14 @@ def check_positive(name: str, value: Any) -> float:
     return real
 
 
+def check_non_negative(name: str, value: Any) -> float:
+    """Return `value` as a finite float, at least 0."""
+    real = check_real(name, value)
+    if not 0 <= real < float("inf"):
+        raise ValueError(f"`{name}` must be at least 0 and finite, got {real}.")
+    return real
+
+
 def check_alpha(value: Any, name: str = "alpha") -> float:
     """Return a failure probability as a float in (0, 1)."""
     real = check_real(name, value)
@@ -59,6 +67,24 @@ def check_alphas(value: ArrayLike, name: str = "alpha") -> NDArray[np.float64]:
     bad = ~((array > 0) & (array < 1))
     if bad.any():
         raise ValueError(f"`{name}` must be in (0, 1), got {array[bad].flat[0]}.")
+    return array
+
+
+def check_probabilities(name: str, value: ArrayLike) -> NDArray[np.float64]:
+    """Return probabilities as a float64 array, each in [0, 1]."""
+    array = _real_array(name, value)
+    bad = ~((array >= 0) & (array <= 1))
+    if bad.any():
+        raise ValueError(f"`{name}` must be in [0, 1], got {array[bad].flat[0]}.")
+    return array
+
+
+def check_positives(name: str, value: ArrayLike) -> NDArray[np.float64]:
+    """Return a float64 array of positive, finite numbers."""
+    array = _real_array(name, value)
+    bad = ~((array > 0) & np.isfinite(array))
+    if bad.any():
+        raise ValueError(f"`{name}` must be positive and finite, got {array[bad].flat[0]}.")
     return array
 
 
