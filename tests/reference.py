@@ -35,19 +35,22 @@ def clopper_pearson_root(k, n, alpha, guess):
     """
     if k == n:
         return arb(alpha) ** (1 / arb(n))
-    excess = binomial_tail(k, n, guess) - arb(alpha)
-    for relative_radius in (1e-13, 1e-11, 1e-9, 1e-7):
-        root = arb(guess, relative_radius * guess)
-        stepped = arb(guess) - excess / binomial_tail_slope(k, n, root)
-        if root.contains_interior(stepped):
-            break
-    else:
-        raise ArithmeticError(f"No root proved at k = {k}, n = {n}, alpha = {alpha}.")
-    for _ in range(30):
-        if stepped.rel_accuracy_bits() > 120:
-            return stepped
-        stepped = arb(guess) - excess / binomial_tail_slope(k, n, stepped)
-    raise ArithmeticError(f"No sharp root at k = {k}, n = {n}, alpha = {alpha}.")
+    for _ in range(10):
+        excess = binomial_tail(k, n, guess) - arb(alpha)
+        for relative_radius in (1e-13, 1e-11, 1e-9):
+            radius = relative_radius * (guess if guess < 0.5 else 1 - guess)
+            root = guess + arb(0, radius)
+            stepped = guess - excess / binomial_tail_slope(k, n, root)
+            if root.contains_interior(stepped):
+                return _sharpened(k, n, guess, excess, stepped)
+        guess = (guess - excess / binomial_tail_slope(k, n, guess)).mid()
+    raise ArithmeticError(f"No root proved at k = {k}, n = {n}, alpha = {alpha}.")
+
+
+def _sharpened(k, n, guess, excess, root):
+    while (1 - root).rel_accuracy_bits() < 100 or root.rel_accuracy_bits() < 100:
+        root = guess - excess / binomial_tail_slope(k, n, root)
+    return root
 
 
 def float_below(interval):
