@@ -45,6 +45,14 @@ def check_positive(name: str, value: Any) -> float:
     return real
 
 
+def check_non_negative(name: str, value: Any) -> float:
+    """Return `value` as a finite float, at least 0."""
+    real = check_real(name, value)
+    if not 0 <= real < float("inf"):
+        raise ValueError(f"`{name}` must be at least 0 and finite, got {real}.")
+    return real
+
+
 def check_alpha(value: Any, name: str = "alpha") -> float:
     """Return a failure probability as a float in (0, 1)."""
     real = check_real(name, value)

@@ -1,26 +1,30 @@
 """Votes of a classifier under Gaussian noise: the only file that calls the kernels.
 
-A vote is a pure function of (seed, image id, sample id, stream), so counts depend neither on the
-batch size nor on which images share a batch.
+A noisy image is a pure function of (seed, image id, sample id, stream), so votes depend neither on
+the batch size nor on which images share a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from tcertify_kernels import add_noise, count_votes
 
 from tcertify._checks import check_positive, check_whole, check_whole_array
+from tcertify.execution import BaseClassifier, Execution
+from tcertify_kernels import add_noise, count_votes
 
 #: Streams of noise that never overlap: choosing the class, certifying it, predicting.
 SELECTION, ESTIMATION, PREDICTION = 0, 1, 2
 
-BaseClassifier = Callable[[torch.Tensor], torch.Tensor]
+#: A CUDA graph is recorded once it is to be replayed this often.
+_GRAPH_BATCHES = 8
+
+Result = TypeVar("Result")
 
 
 class Sampler:
@@ -36,8 +40,18 @@ class Sampler:
         Standard deviation of the noise, in the units of the images.
     seed : int
         From 0 to 2^64 - 1.
-    batch_size : int
-        Rows of a forward pass. Memory grows with it, and with nothing else.
+    batch_size : int, optional
+        Rows of a forward pass at first: it is halved as often as memory runs out, which changes
+        no vote's noise. Memory grows with it, and with nothing else. Without it, one that suits
+        the device and the size of an image.
+    execution : Execution
+        Precision, layout and compilation of the classifier.
+
+    Notes
+    -----
+    On a CUDA device all batches have the same shape, the positions of their rows are computed on
+    the device, and a batch becomes one CUDA graph: between two calls of `count` the host does not
+    wait for the device once.
     """
 
     def __init__(
@@ -47,17 +61,20 @@ class Sampler:
         sigma: float,
         *,
         seed: int = 0,
-        batch_size: int = 1000,
+        batch_size: int | None = None,
+        execution: Execution | None = None,
     ) -> None:
         if not callable(base_classifier):
             raise TypeError(
                 f"`base_classifier` must be a torch module or callable, got {base_classifier!r}."
             )
-        self.base_classifier = base_classifier
         self.num_classes = check_whole("num_classes", num_classes, minimum=2)
         self.sigma = check_positive("sigma", sigma)
         self.seed = check_whole("seed", seed, minimum=0, maximum=2**64 - 1)
-        self.batch_size = check_whole("batch_size", batch_size)
+        self.batch_size = None if batch_size is None else check_whole("batch_size", batch_size)
+        self.execution = Execution() if execution is None else execution
+        self.module, self.classifier = self.execution.prepare(base_classifier)
+        self._batch: _Batch | None = None
 
     def count(
         self,
@@ -90,28 +107,158 @@ class Sampler:
         ids = np.broadcast_to(check_whole_array("image_ids", image_ids, maximum=2**32 - 1), slots)
         first = np.broadcast_to(check_whole_array("start", start), slots)
         last = np.broadcast_to(check_whole_array("stop", stop), slots)
-        device = images.device
-        counts = torch.zeros(slots, self.num_classes + 1, dtype=torch.int64, device=device)
-        exact = images.float().contiguous()
-        out = images.new_empty((0,))
-        with evaluating(self.base_classifier), torch.inference_mode():
-            for slot, sample in _batches(first, last, self.batch_size):
-                if len(out) != len(slot):  # the first batch, and a shorter last one
-                    out = images.new_empty((len(slot), *images.shape[1:]))
-                on_device = torch.from_numpy(slot).to(device)
-                add_noise(
-                    out,
-                    exact,
-                    on_device,
-                    torch.from_numpy(ids[slot]).to(device),
-                    torch.from_numpy(sample).to(device),
-                    sigma=self.sigma,
-                    seed=self.seed,
-                    stream=stream,
+        if (last < first).any():
+            raise ValueError("`stop` must not be below `start`.")
+
+        def counted() -> NDArray[np.int64]:
+            with self.execution.running(self.classifier, images.device):
+                return self._fitting_batch(images).count(images, ids, first, last, stream)
+
+        return self.fitting(images, counted)
+
+    def noisy(self, images: torch.Tensor, image_ids: ArrayLike, stream: int) -> torch.Tensor:
+        """Return one noisy copy of each image, as the classifier is given it: sample 0."""
+        slots, device = len(images), images.device
+        return add_noise(
+            self.execution.empty(slots, images),
+            images.float().contiguous(),
+            torch.arange(slots, dtype=torch.int32, device=device),
+            torch.from_numpy(check_whole_array("image_ids", image_ids)).to(device),
+            torch.zeros(slots, dtype=torch.int64, device=device),
+            sigma=self.sigma,
+            seed=self.seed,
+            stream=stream,
+        )
+
+    def logits(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return the classifier's logits (B, C) for noisy images (B, ...), checked."""
+        with self.execution.running(self.classifier, batch.device):
+            return check_logits(self.classifier(batch), len(batch), self.num_classes)
+
+    def fixed_shape(self, images: torch.Tensor) -> bool:
+        """Whether all batches have one shape, as CUDA graphs and compiled code need."""
+        return images.is_cuda or self.execution.compile
+
+    def fitting(self, images: torch.Tensor, work: Callable[[], Result]) -> Result:
+        """Return ``work()``, with the batch size halved as often as memory runs out."""
+        if self.batch_size is None:
+            with self.execution.running(self.classifier, images.device):
+                image = self.execution.empty(1, images).copy_(images[:1])
+                self.batch_size = _default_batch_size(self.module, image)
+        while True:
+            try:
+                return work()
+            except Exception as error:
+                if self.batch_size == 1 or not is_out_of_memory(error):
+                    raise
+            # Only here is the traceback gone, which held the tensors that did not fit.
+            self.batch_size //= 2
+            self._batch = None
+            if images.is_cuda:
+                torch.cuda.empty_cache()
+
+    def _fitting_batch(self, images: torch.Tensor) -> _Batch:
+        """Return the buffers, those of the call before where they fit."""
+        if self._batch is None or not self._batch.takes(images):
+            self._batch = None  # freed before the next is made
+            self._batch = _Batch(self, images)
+        return self._batch
+
+
+class _Batch:
+    """The buffers of one batch, and the step that fills them, classifies them and counts."""
+
+    def __init__(self, sampler: Sampler, images: torch.Tensor) -> None:
+        assert sampler.batch_size is not None
+        self._sampler = sampler
+        self._size = sampler.batch_size
+        self._fixed = sampler.fixed_shape(images)
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._images = torch.empty_like(images, dtype=torch.float32).contiguous()
+        slots, whole = len(images), {"dtype": torch.int64, "device": images.device}
+        self._ids = torch.zeros(slots, **whole)  # type: ignore[call-overload]
+        self._ends = torch.zeros(slots, **whole)  # type: ignore[call-overload]
+        self._shift = torch.zeros(slots, **whole)  # type: ignore[call-overload]
+        self._counts = torch.zeros(slots, sampler.num_classes + 1, **whole)  # type: ignore[call-overload]
+        self._cursor = torch.zeros((), **whole)  # type: ignore[call-overload]
+        self._rows = torch.arange(self._size, **whole)  # type: ignore[call-overload]
+        self._noisy = sampler.execution.empty(self._size, images)
+
+    def takes(self, images: torch.Tensor) -> bool:
+        return images.shape == self._images.shape and images.device == self._images.device
+
+    def count(
+        self,
+        images: torch.Tensor,
+        ids: NDArray[np.int64],
+        first: NDArray[np.int64],
+        last: NDArray[np.int64],
+        stream: int,
+    ) -> NDArray[np.int64]:
+        """Lay the samples of all images in one line and count along it, batch by batch."""
+        ends = np.cumsum(last - first)
+        self._images.copy_(images)
+        self._ids.copy_(torch.from_numpy(ids.copy()))
+        self._ends.copy_(torch.from_numpy(ends))
+        self._shift.copy_(torch.from_numpy(last - ends))  # place in the line -> sample id
+        total = int(ends[-1])
+        step = self._replayed(stream) if self._worth_a_graph(total) else self._step
+        self._counts.zero_()
+        self._cursor.zero_()
+        for row in range(0, total, self._size):
+            step(stream, self._size if self._fixed else min(self._size, total - row))
+        return self._counts.cpu().numpy().copy()
+
+    def _step(self, stream: int, size: int) -> None:
+        sampler = self._sampler
+        row = self._rows[:size] + self._cursor
+        slot = torch.searchsorted(self._ends, row, right=True, out_int32=True)
+        slot.clamp_(max=len(self._images) - 1)  # the padding of the last batch
+        noisy = add_noise(
+            self._noisy[:size],
+            self._images,
+            slot,
+            self._ids.index_select(0, slot),
+            row + self._shift.index_select(0, slot),
+            sigma=sampler.sigma,
+            seed=sampler.seed,
+            stream=stream,
+        )
+        logits = check_logits(sampler.classifier(noisy), size, sampler.num_classes)
+        limit = self._ends[-1] - self._cursor if self._fixed else None
+        count_votes(self._counts, logits, slot, limit=limit)
+        self._cursor += size
+
+    def _worth_a_graph(self, total: int) -> bool:
+        return self._images.is_cuda and total > _GRAPH_BATCHES * self._size
+
+    def _replayed(self, stream: int) -> Callable[[int, int], None]:
+        """Return a step that replays the CUDA graph of this stream of noise, recorded if new."""
+        if stream not in self._graphs:
+            try:
+                self._graphs[stream] = self._recorded(stream)
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                warnings.warn(
+                    f"No CUDA graph, each batch is launched from Python: {error}", stacklevel=2
                 )
-                logits = check_logits(self.base_classifier(out), len(slot), self.num_classes)
-                count_votes(counts, logits, on_device)
-        return counts.cpu().numpy()
+                return self._step
+        graph = self._graphs[stream]
+        return lambda stream, size: graph.replay()
+
+    def _recorded(self, stream: int) -> torch.cuda.CUDAGraph:
+        # A side stream warms up first, as recording requires: it settles libraries and memory.
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self._step(stream, self._size)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._step(stream, self._size)
+        return graph
 
 
 def check_images(images: torch.Tensor) -> None:
@@ -128,38 +275,49 @@ def check_images(images: torch.Tensor) -> None:
 
 
 def check_logits(logits: Any, rows: int, num_classes: int) -> torch.Tensor:
-    """Return `logits`, contiguous, if they are a float tensor (rows, num_classes)."""
+    """Return `logits`, contiguous, if they are a real float tensor (rows, num_classes)."""
     expected = f"The base classifier must return float logits of shape ({rows}, {num_classes})"
     if not isinstance(logits, torch.Tensor):
         raise ValueError(f"{expected}, got {type(logits).__name__}.")
     if tuple(logits.shape) != (rows, num_classes) or not logits.is_floating_point():
         raise ValueError(f"{expected}, got {tuple(logits.shape)} of {logits.dtype}.")
+    if logits.dtype == torch.float64:
+        raise ValueError(f"{expected} in float32, bfloat16 or float16, got float64.")
     return logits.contiguous()
 
 
-@contextmanager
-def evaluating(base_classifier: BaseClassifier) -> Iterator[None]:
-    """Put every submodule into eval mode; restore each one's own mode, exceptions included."""
-    modules = (
-        list(base_classifier.modules()) if isinstance(base_classifier, torch.nn.Module) else []
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is one of torch's, CuPy's or the system's out-of-memory errors."""
+    # CuPy's class derives from MemoryError; torch's allocator on the CPU has no class of its own.
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
-    modes = [module.training for module in modules]
-    for module in modules:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
 
 
-def _batches(
-    start: NDArray[np.int64], stop: NDArray[np.int64], batch_size: int
-) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
-    """Cut the samples of all images, one image after the other, into (slot, sample) batches."""
-    ends = np.cumsum(stop - start)
-    begins = ends - (stop - start)
-    for row in range(0, int(ends[-1]), batch_size):
-        rows = np.arange(row, min(row + batch_size, int(ends[-1])))
-        slot = np.searchsorted(ends, rows, side="right")
-        yield slot.astype(np.int32), rows - begins[slot] + start[slot]
+def _default_batch_size(classifier: BaseClassifier, images: torch.Tensor) -> int:
+    """Return a power of two that fills a GPU, or whose activations stay in a CPU's cache."""
+    if images.is_cuda:
+        return _power_of_two(2**26 // images[0].numel(), most=2**14)
+    return _power_of_two(2**19 // _largest_activation(classifier, images[:1]), most=2**10)
+
+
+def _largest_activation(classifier: BaseClassifier, image: torch.Tensor) -> int:
+    """Return the most elements that a submodule reads and writes for one image."""
+    sizes = [2 * image.numel()]
+
+    def note(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        tensors = [t for t in (*inputs, output) if isinstance(t, torch.Tensor)]
+        sizes.append(sum(t.numel() for t in tensors))
+
+    if isinstance(classifier, torch.nn.Module):
+        hooks = [module.register_forward_hook(note) for module in classifier.modules()]
+        try:
+            classifier(image)
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return max(sizes)
+
+
+def _power_of_two(at_most: int, *, most: int) -> int:
+    return 2 ** (min(max(at_most, 32), most).bit_length() - 1)

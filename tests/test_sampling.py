@@ -1,5 +1,8 @@
 """Sampler: votes that depend on nothing but seed, image, sample and stream."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from tcertify.execution import Execution
 from tcertify.sampling import ESTIMATION, SELECTION, Sampler
 
 IMAGES = torch.rand(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -82,14 +86,128 @@ def test_nan_logits_in_one_of_a_thousand_rows_are_invalid_votes():
     assert counts.tolist() == [[2997, 0, 0, 3]]
 
 
-def test_half_precision_images_stay_half_precision():
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_classifier_runs_in_the_precision_and_layout_that_are_stated(dtype, channels_last):
+    seen = []
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(12, 3)
+
+        def forward(self, batch):
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            seen.append((batch.dtype, self.linear.weight.dtype))
+            assert batch.is_contiguous(memory_format=layout)
+            return self.linear(batch.flatten(1))
+
+    network = Network()
+    execution = Execution(dtype=dtype, channels_last=channels_last)
+    sampler = Sampler(network, 3, 0.5, execution=execution)
+    assert sampler.count(IMAGES, range(4), 0, 10, ESTIMATION).sum() == 40
+    assert set(seen) == {(execution.torch_dtype, execution.torch_dtype)}
+    assert network.linear.weight.dtype == torch.float32
+
+
+def test_the_surroundings_neither_change_the_run_nor_are_changed():
     def classifier(batch):
-        assert batch.dtype == torch.bfloat16
+        assert not torch.is_autocast_enabled("cpu")
+        assert not torch.is_grad_enabled()
         return batch.flatten(1)[:, :3]
 
-    images = IMAGES.bfloat16()
-    counts = Sampler(classifier, 3, 0.5).count(images, range(4), 0, 10, ESTIMATION)
-    assert counts.sum() == 40
+    precision = torch.backends.cuda.matmul.fp32_precision
+    with torch.autocast("cpu"):
+        Sampler(classifier, 3, 0.5).count(IMAGES, range(4), 0, 10, ESTIMATION)
+    assert torch.backends.cuda.matmul.fp32_precision == precision
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
+def test_compiled_code_gives_the_same_counts():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    plain, compiled = (
+        Sampler(network, 3, 0.5, batch_size=32, execution=Execution(compile=compile))
+        for compile in (False, True)
+    )
+    arguments = IMAGES, range(4), 0, [50, 20, 0, 31], ESTIMATION
+    assert compiled.count(*arguments).tolist() == plain.count(*arguments).tolist()
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_running_out_of_memory_halves_the_batch_and_changes_no_count(error):
+    sizes = []
+
+    def tight(batch):
+        sizes.append(len(batch))
+        if len(batch) > 20:
+            raise error("too large")
+        return batch.flatten(1)[:, :3]
+
+    roomy = Sampler(lambda batch: batch.flatten(1)[:, :3], 3, 0.5, batch_size=100)
+    sampler = Sampler(tight, 3, 0.5, batch_size=100)
+    arguments = IMAGES, range(4), 0, [90, 10, 0, 33], ESTIMATION
+    assert sampler.count(*arguments).tolist() == roomy.count(*arguments).tolist()
+    assert sampler.batch_size == 12
+    assert sizes[:4] == [100, 50, 25, 12]
+
+
+def test_a_memory_limit_of_the_process_halves_the_batch():
+    code = """
+import resource, torch
+from tcertify.sampling import ESTIMATION, Sampler
+sampler = Sampler(lambda b: b.repeat(1, 400).sum(1, keepdim=True) * torch.ones(2), 2, 0.5,
+                  batch_size=4096)
+images = torch.zeros(1, 100)
+sampler.count(images, [0], 0, 8, ESTIMATION)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, resource.RLIM_INFINITY))
+assert sampler.count(images, [0], 0, 5000, ESTIMATION).sum() == 5000
+assert sampler.batch_size <= 2048, sampler.batch_size
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_memory_that_does_not_suffice_for_one_row_is_an_error():
+    def hopeless(batch):
+        raise MemoryError("always")
+
+    with pytest.raises(MemoryError):
+        Sampler(hopeless, 3, 0.5).count(IMAGES, range(4), 0, 10, ESTIMATION)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_cuda_graph_gives_the_counts_of_single_launches(dtype):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).cuda()
+    images, execution = IMAGES.cuda(), Execution(dtype=dtype)
+    graph = Sampler(network, 3, 0.5, batch_size=64, execution=execution)
+    counts = graph.count(images, range(4), 0, [5000, 1, 0, 777], ESTIMATION)
+    eager = Sampler(network, 3, 0.5, batch_size=4096, execution=execution)
+    assert eager.count(images, range(4), 0, [5000, 1, 0, 777], ESTIMATION).tolist() == (
+        counts.tolist()
+    )
+    assert graph._batch._graphs.keys() == {ESTIMATION}
+    assert not eager._batch._graphs
+
+
+@pytest.mark.gpu
+def test_the_host_does_not_wait_for_the_device_between_looks():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).cuda()
+    sampler = Sampler(network, 3, 0.5, batch_size=64)
+    images = IMAGES.cuda()
+    sampler.count(images, range(4), 0, 1000, ESTIMATION)
+    batch = sampler._batch
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with sampler.execution.running(sampler.classifier, images.device):
+            for _ in range(20):
+                batch._step(ESTIMATION, 64)
+                batch._graphs[ESTIMATION].replay()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize(

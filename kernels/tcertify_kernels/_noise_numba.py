@@ -147,15 +147,27 @@ _MULTIPLY_0, _MULTIPLY_1 = np.uint32(0xD2511F53), np.uint32(0xCD9E8D57)
 _WEYL_0, _WEYL_1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
 
 
-@njit(nogil=True)
+@njit(nogil=True, forceinline=True)
+def _round(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any, index: Any) -> Any:
+    high_0, low_0 = mul_high(_MULTIPLY_0, c0), mul_low(_MULTIPLY_0, c0)
+    high_1, low_1 = mul_high(_MULTIPLY_1, c2), mul_low(_MULTIPLY_1, c2)
+    k0, k1 = add(k0, mul_low(index, _WEYL_0)), add(k1, mul_low(index, _WEYL_1))
+    return xor(xor(high_1, c1), k0), low_1, xor(xor(high_0, c3), k1), low_0
+
+
+@njit(nogil=True, forceinline=True)
 def philox(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
     """Four random words from a counter of four words and a key of two (Salmon et al. 2011)."""
-    for _ in range(10):
-        high_0, low_0 = mul_high(_MULTIPLY_0, c0), mul_low(_MULTIPLY_0, c0)
-        high_1, low_1 = mul_high(_MULTIPLY_1, c2), mul_low(_MULTIPLY_1, c2)
-        c0, c1, c2, c3 = xor(xor(high_1, c1), k0), low_1, xor(xor(high_0, c3), k1), low_0
-        k0, k1 = add(k0, _WEYL_0), add(k1, _WEYL_1)
-    return c0, c1, c2, c3
+    c0, c1, c2, c3 = _round(c0, c1, c2, c3, k0, k1, 0)  # a loop would not be vectorised
+    c0, c1, c2, c3 = _round(c0, c1, c2, c3, k0, k1, 1)
+    c0, c1, c2, c3 = _round(c0, c1, c2, c3, k0, k1, 2)
+    c0, c1, c2, c3 = _round(c0, c1, c2, c3, k0, k1, 3)
+    c0, c1, c2, c3 = _round(c0, c1, c2, c3, k0, k1, 4)
+    c0, c1, c2, c3 = _round(c0, c1, c2, c3, k0, k1, 5)
+    c0, c1, c2, c3 = _round(c0, c1, c2, c3, k0, k1, 6)
+    c0, c1, c2, c3 = _round(c0, c1, c2, c3, k0, k1, 7)
+    c0, c1, c2, c3 = _round(c0, c1, c2, c3, k0, k1, 8)
+    return _round(c0, c1, c2, c3, k0, k1, 9)
 
 
 # --- Box-Muller, the polynomials as kernels/fit_normal.py finds them --------------------------
@@ -185,7 +197,7 @@ _ANGLE_SCALE = np.float32(np.pi / 4 * 2.0**-31)
 _SIGN, _SWAP, _TWO = np.uint32(0x80000000), np.uint32(0x40000000), np.uint32(2)
 
 
-@njit(nogil=True)
+@njit(nogil=True, forceinline=True)
 def normal_pair(radius: Any, angle: Any) -> Any:
     """Two standard normals from two random words, by fma, mul, add and sqrt alone."""
     # -2 log(u) for u = (radius + 1/2) / 2^32 = 2^e (1 + t), t in [-1/3, 1/3)
@@ -224,7 +236,7 @@ _HALF_OVERFLOW, _HALF_INFINITY = np.uint32(0x477FF000), np.uint32(0x7C00)
 _HALF_NORMAL, _HALF_MAGIC = np.uint32(0x38800000), np.uint32(0x3F000000)
 
 
-@njit(nogil=True)
+@njit(nogil=True, forceinline=True)
 def bfloat_bits(value: Any) -> Any:
     bits = bits_of_float(value)
     odd = both(shift_right(bits, _SIXTEEN), _BIT)
@@ -232,7 +244,7 @@ def bfloat_bits(value: Any) -> Any:
     return _NAN_16 if both(bits, _MAGNITUDE) > _INFINITY else rounded
 
 
-@njit(nogil=True)
+@njit(nogil=True, forceinline=True)
 def half_bits(value: Any) -> Any:
     bits = bits_of_float(value)
     size = both(bits, _MAGNITUDE)
@@ -249,34 +261,71 @@ def half_bits(value: Any) -> Any:
 # --- the loops ------------------------------------------------------------------------------
 
 FLOAT, HALF, BFLOAT = 0, 1, 2
-CHUNK = 256  # blocks of four normals: the buffers stay in the first-level cache
+CHUNK = 320  # blocks of four normals: the buffers stay in the first-level cache, and off
+#             powers of two, whose addresses collide there
 _32 = np.uint64(32)
 
 
 @njit(nogil=True)
-def _draw(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any, count: int, z: Any) -> None:
-    """Turn `count` counters, in place, into words and these into 4 * count normals."""
+def _set_counters(
+    words: Any,
+    count: int,
+    row: int,
+    block: int,
+    blocks: int,
+    image: Any,
+    sample: Any,
+    stream: int,
+) -> None:
+    """Set the counters of `count` blocks from (row, block) on, through as many rows as it takes."""
+    lane = 0
+    while lane < count:
+        length = min(blocks - block, count - lane)
+        which = np.uint32(image[row])
+        low = np.uint32(sample[row] & 0xFFFFFFFF)
+        high = np.uint32(sample[row] >> 32 | stream << 24)
+        for i in range(length):
+            words[lane + i] = block + i
+            words[lane + i + CHUNK] = which
+            words[lane + i + 2 * CHUNK] = low
+            words[lane + i + 3 * CHUNK] = high
+        lane += length
+        row, block = row + 1, 0
+
+
+@njit(nogil=True)
+def _scramble(words: Any, k0: Any, k1: Any, count: int) -> None:
+    """Turn `count` counters, in place, into random words.
+
+    The four words of a counter lie CHUNK apart in one array: the compiler then sees that no lane
+    reads what another one writes.
+    """
     for i in range(count):
-        c0[i], c1[i], c2[i], c3[i] = philox(c0[i], c1[i], c2[i], c3[i], k0, k1)
+        words[i], words[i + CHUNK], words[i + 2 * CHUNK], words[i + 3 * CHUNK] = philox(
+            words[i], words[i + CHUNK], words[i + 2 * CHUNK], words[i + 3 * CHUNK], k0, k1
+        )
+
+
+@njit(nogil=True)
+def _transform(words: Any, count: int, z: Any) -> None:
+    """Turn `count` blocks of words into 4 * count normals."""
     for i in range(count):
-        z_0, z_1 = normal_pair(c0[i], c1[i])
-        z_2, z_3 = normal_pair(c2[i], c3[i])
+        z_0, z_1 = normal_pair(words[i], words[i + CHUNK])
+        z_2, z_3 = normal_pair(words[i + 2 * CHUNK], words[i + 3 * CHUNK])
         z[4 * i], z[4 * i + 1], z[4 * i + 2], z[4 * i + 3] = z_0, z_1, z_2, z_3
 
 
 @njit(nogil=True)
-def _store(
-    out: Any, kind: int, step: int, z: Any, x: Any, sigma: Any, shift: Any, scale: Any
-) -> None:
-    """Write ((x + sigma z) - shift) * scale along `out`, every `step` elements."""
+def _store(out: Any, kind: int, z: Any, x: Any, sigma: Any, shift: Any, scale: Any) -> None:
+    """Write ((x + sigma z) - shift) * scale, rounded to the dtype that `kind` names."""
     for i in range(len(z)):
         value = (fma(sigma, z[i], x[i]) - shift) * scale
         if kind == FLOAT:
-            out[step * i] = value
+            out[i] = value
         elif kind == HALF:
-            out[step * i] = half_bits(value)
+            out[i] = half_bits(value)
         else:
-            out[step * i] = bfloat_bits(value)
+            out[i] = bfloat_bits(value)
 
 
 @njit(nogil=True, cache=True)
@@ -304,44 +353,33 @@ def fill(
     size, channels = out.shape[1], len(shift)
     pixels, blocks = size // channels, (size + 3) // 4
     k0, k1 = np.uint32(seed), np.uint32(seed >> _32)
-    words = np.empty((4, CHUNK), np.uint32)
+    words = np.empty(4 * CHUNK, np.uint32)
     z = np.empty(4 * CHUNK, np.float32)
+    row, block = divmod(first, blocks)
     while first < last:
         count = min(CHUNK, last - first)
+        _set_counters(words, count, row, block, blocks, image, sample, stream)
+        _scramble(words, k0, k1, count)
+        _transform(words, count, z)
         lane = 0
         while lane < count:
-            row, block = divmod(first + lane, blocks)
-            length = min(blocks - block, count - lane)
-            low = np.uint32(sample[row] & 0xFFFFFFFF)
-            high = np.uint32(sample[row] >> 32 | stream << 24)
-            words[1, lane : lane + length] = np.uint32(image[row])
-            words[2, lane : lane + length] = low
-            words[3, lane : lane + length] = high
-            for i in range(length):
-                words[0, lane + i] = block + i
-            lane += length
-        _draw(words[0], words[1], words[2], words[3], k0, k1, count, z)
-        lane = 0
-        while lane < count:
-            row, block = divmod(first + lane, blocks)
             length = min(blocks - block, count - lane)
             start, stop = 4 * block, min(4 * (block + length), size)
             row_sigma = sigma[row if len(sigma) > 1 else 0]
-            origin = start - 4 * lane
+            offset = 4 * lane - start
             while start < stop:
-                channel = start // pixels
+                channel = start // pixels if channels > 1 else 0
                 end = min(stop, (channel + 1) * pixels)
-                begin = channel + (start - channel * pixels) * channels if channels_last else start
-                _store(
-                    out[row, begin:],
-                    kind,
-                    channels if channels_last else 1,
-                    z[start - origin : end - origin],
-                    x[slot[row], start:end],
-                    row_sigma,
-                    shift[channel],
-                    scale[channel],
-                )
+                normals, pixel = z[start + offset : end + offset], x[slot[row], start:end]
+                about = row_sigma, shift[channel], scale[channel]
+                if channels_last:
+                    begin = channel + (start - channel * pixels) * channels
+                    _store(out[row, begin::channels], kind, normals, pixel, *about)
+                else:
+                    _store(out[row, start:end], kind, normals, pixel, *about)
                 start = end
             lane += length
+            block += length
+            if block == blocks:
+                row, block = row + 1, 0
         first += count

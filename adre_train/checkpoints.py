@@ -1,0 +1,139 @@
+"""Checkpoints that a kill at any moment leaves whole: written aside, made durable, then renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+KEPT = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run needs to go on: the weights, the optimiser's tensors, and its record."""
+
+    path: Path
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    record: dict[str, Any]
+
+
+def write(
+    folder: Path,
+    epoch: int,
+    weights: dict[str, Tensor],
+    optimizer: dict[str, Tensor],
+    record: dict[str, Any],
+) -> None:
+    """Write the checkpoint of an epoch and keep the last two.
+
+    Three files: the weights, by the model's own names, and the optimiser's tensors, in
+    safetensors; and the record in JSON, with the SHA-256 of both. The JSON is written last, so a
+    checkpoint counts from the moment it is complete. Whenever the process is killed, the
+    checkpoint before stays whole.
+    """
+    paths = _paths(folder, epoch)
+    contents = [save(_on_cpu(weights)), save(_on_cpu(optimizer))]
+    digests = {
+        path.name: hashlib.sha256(content).hexdigest()
+        for path, content in zip(paths[:2], contents, strict=True)
+    }
+    text = json.dumps({**record, "epoch": epoch, "sha256": digests}, indent=1, allow_nan=False)
+    for path, content in zip(paths, [*contents, text.encode()], strict=True):
+        replace(path, content)
+    for old in sorted(_epochs(folder))[:-KEPT]:
+        # The record first: a checkpoint half removed must not count.
+        for path in reversed(_paths(folder, old)):
+            path.unlink(missing_ok=True)
+
+
+def latest(folder: Path) -> Checkpoint | None:
+    """Return the newest checkpoint that is whole, or None where there is none.
+
+    Warns
+    -----
+    RuntimeWarning
+        If a newer checkpoint is damaged and was passed over.
+
+    Raises
+    ------
+    ValueError
+        If there are checkpoints and all are damaged.
+    """
+    damage = []
+    for epoch in sorted(_epochs(folder), reverse=True):
+        try:
+            checkpoint = _read(*_paths(folder, epoch))
+        except (OSError, ValueError) as error:
+            damage.append(str(error))
+            continue
+        if damage:
+            warnings.warn(
+                f"Going on from {checkpoint.path}, for later ones are damaged: {'; '.join(damage)}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return checkpoint
+    if damage:
+        raise ValueError(f"Every checkpoint in {folder} is damaged: {'; '.join(damage)}")
+    return None
+
+
+def weights_path(folder: Path, epoch: int) -> Path:
+    """Return where the weights of an epoch lie."""
+    return _paths(folder, epoch)[0]
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Put `content` into the file at `path`, whole or not at all, and make it durable."""
+    aside = path.with_name(path.name + ".tmp")
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _read(weights: Path, optimizer: Path, record: Path) -> Checkpoint:
+    text = record.read_text("utf-8")
+    try:
+        content = json.loads(text)
+        digests = content["sha256"]
+        expected = [digests[path.name] for path in (weights, optimizer)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{record} ({len(text)} bytes) is no checkpoint's record") from error
+    tensors = []
+    for path, digest in zip((weights, optimizer), expected, strict=True):
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise ValueError(f"{path} ({len(data)} bytes) is not what was written")
+        tensors.append(load(data))
+    return Checkpoint(weights, tensors[0], tensors[1], content)
+
+
+def _epochs(folder: Path) -> list[int]:
+    return [int(path.stem.removeprefix("epoch-")) for path in folder.glob("epoch-*.json")]
+
+
+def _paths(folder: Path, epoch: int) -> tuple[Path, Path, Path]:
+    stem = f"epoch-{epoch:05d}"
+    suffixes = (".safetensors", ".optimizer.safetensors", ".json")
+    weights, optimizer, record = (folder / (stem + suffix) for suffix in suffixes)
+    return weights, optimizer, record
+
+
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -1,0 +1,320 @@
+"""The smoothed classifier: certificates and predictions for single images."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import betainc
+
+from tcertify._checks import check_alpha, check_whole, check_whole_array
+from tcertify.certify import ABSTAIN, GRID, certify_counts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tcertify.execution import BaseClassifier
+    from tcertify.sampling import Sampler
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """What one image was certified for, with everything needed to recompute it.
+
+    With probability at least ``1 - alpha`` over the noise, no perturbation of l2 norm below
+    ``radius`` changes the smoothed classifier's answer ``label``.
+
+    Attributes
+    ----------
+    label : int
+        The certified class, or `ABSTAIN` (-1).
+    radius : float
+        l2 radius in the units of the image, rounded down; 0 if it abstains.
+    p_a_lower, p_b_upper : float
+        As in `Certificates`.
+    top : int
+        The class that the selection sample chose; equal to `label` unless it abstains.
+    counts : int64 array (C,)
+        Votes of the estimation sample.
+    invalid : int
+        Estimation votes lost to NaN logits; part of `n`, given to no class.
+    n0, n : int
+        Selection and estimation samples.
+    alpha, sigma, method, seed
+        As given.
+    image : int
+        The image id that, with `seed`, determines the noise.
+    """
+
+    label: int
+    radius: float
+    p_a_lower: float
+    p_b_upper: float
+    top: int
+    counts: NDArray[np.int64]
+    invalid: int
+    n0: int
+    n: int
+    alpha: float
+    sigma: float
+    method: str
+    seed: int
+    image: int
+
+
+class SmoothedClassifier:
+    """A base classifier under Gaussian noise: it answers the class that wins most votes.
+
+    The same call gives the same counts: the noise depends on `seed`, on the image and on the
+    sample's number, and on nothing else.
+
+    Parameters
+    ----------
+    base_classifier : torch module or callable
+        From a batch (B, ...) to logits (B, C). It runs in eval mode without autograd; each
+        submodule's mode is restored afterwards.
+    num_classes : int
+        C, at least 2.
+    sigma : float
+        Standard deviation of the noise, in the units of the images.
+    seed : int
+        From 0 to 2^64 - 1.
+    batch_size : int
+        Noisy copies of a forward pass; memory grows with it and not with n.
+    """
+
+    def __init__(
+        self,
+        base_classifier: BaseClassifier,
+        num_classes: int,
+        sigma: float,
+        *,
+        seed: int = 0,
+        batch_size: int = 1000,
+    ) -> None:
+        from tcertify.sampling import Sampler  # loads torch
+
+        self._sampler: Sampler = Sampler(
+            base_classifier, num_classes, sigma, seed=seed, batch_size=batch_size
+        )
+
+    def certify(
+        self,
+        x: Tensor,
+        n0: int = 100,
+        n: int = 100_000,
+        alpha: float = 0.001,
+        method: str = "joint",
+        *,
+        grid: tuple[float, ...] = GRID,
+        image: int | None = None,
+    ) -> Certificate:
+        """Certify one image: the certificate is wrong with probability at most `alpha`.
+
+        The class is chosen by `n0` votes and certified by `n` fresh ones.
+
+        Parameters
+        ----------
+        x : float tensor, one image, such as (C, H, W)
+            On the classifier's device.
+        n0, n : int
+            Selection and estimation samples, at least 1.
+        alpha : float
+            One-sided failure probability in (0, 1).
+        method, grid
+            As in `certify_counts`.
+        image : int, optional
+            Image id below 2^32 that the noise is drawn from, such as the index in a data set;
+            without it, 32 bits of a hash of the pixels.
+
+        Raises
+        ------
+        ValueError
+            x is a batch, not floating-point or not finite; arguments out of range; logits whose
+            shape is not (B, num_classes).
+        """
+        from tcertify.sampling import ESTIMATION, SELECTION, check_images
+
+        n0, n = check_whole("n0", n0), check_whole("n", n)
+        alpha = check_alpha(alpha)
+        check_images(x)
+        if not 1 <= x.ndim <= 3:
+            raise ValueError(f"`x` must be one image (C, H, W), got shape {tuple(x.shape)}.")
+        image = _image_id(x) if image is None else image
+        selection = self._sampler.count(x[None], [image], 0, n0, SELECTION)[0]
+        top = int(selection[:-1].argmax())
+        votes = self._sampler.count(x[None], [image], 0, n, ESTIMATION)[0]
+        counts, invalid = votes[:-1], int(votes[-1])
+        result = certify_counts(
+            counts,
+            top,
+            sigma=self._sampler.sigma,
+            alpha=alpha,
+            method=method,
+            grid=grid,
+            invalid=invalid,
+        )
+        return Certificate(
+            label=int(result.label),
+            radius=float(result.radius),
+            p_a_lower=float(result.p_a_lower),
+            p_b_upper=float(result.p_b_upper),
+            top=top,
+            counts=counts,
+            invalid=invalid,
+            n0=n0,
+            n=n,
+            alpha=alpha,
+            sigma=self._sampler.sigma,
+            method=method,
+            seed=self._sampler.seed,
+            image=image,
+        )
+
+    def predict(self, x: Tensor, n: int = 1000, alpha: float = 0.001) -> NDArray[np.int64]:
+        """Predict a batch: a label other than the most probable one is returned with probability
+        at most `alpha`, per image.
+
+        It abstains unless the two-sided binomial test of the two largest counts rejects at
+        `alpha` (Hung and Fithian 2019; PREDICT of Cohen et al. 2019).
+
+        Parameters
+        ----------
+        x : float tensor (S, ...), a batch of images
+            On the classifier's device.
+        n : int
+            Samples an image.
+        alpha : float
+            Failure probability in (0, 1).
+
+        Returns
+        -------
+        int64 array (S,)
+            Classes; `ABSTAIN` (-1) where the vote is too close.
+        """
+        from tcertify.sampling import PREDICTION, check_images
+
+        check_images(x)
+        check_alpha(alpha)
+        ids = [_image_id(image) for image in x]
+        votes = self._sampler.count(x, ids, 0, check_whole("n", n), PREDICTION)
+        return predict_counts(votes[:, :-1], alpha)
+
+
+class Smooth:
+    """The smoothed classifier as the field's code calls it: ``from tcertify import Smooth``.
+
+    Parameters
+    ----------
+    base_classifier : torch module or callable
+        From a batch (B, C, H, W) to logits (B, num_classes).
+    num_classes : int
+    sigma : float
+        Standard deviation of the noise, in the units of the images.
+    seed : int
+        From 0 to 2^64 - 1; the same call gives the same answer.
+    """
+
+    #: Returned for a class by both methods when they abstain.
+    ABSTAIN = ABSTAIN
+
+    def __init__(
+        self, base_classifier: BaseClassifier, num_classes: int, sigma: float, *, seed: int = 0
+    ) -> None:
+        self.base_classifier = base_classifier
+        self.num_classes = num_classes
+        self.sigma = sigma
+        self.seed = seed
+        self._smoothed(batch_size=1)  # refuses bad arguments here, not at the first image
+
+    def certify(
+        self, x: Tensor, n0: int, n: int, alpha: float, batch_size: int
+    ) -> tuple[int, float]:
+        """Certify one image: with probability at least ``1 - alpha`` no perturbation of l2 norm
+        below the radius changes the class.
+
+        Parameters
+        ----------
+        x : float tensor (C, H, W)
+            One image, on the classifier's device.
+        n0, n : int
+            Selection and estimation samples.
+        alpha : float
+            One-sided failure probability in (0, 1).
+        batch_size : int
+            Noisy copies of a forward pass.
+
+        Returns
+        -------
+        (int, float)
+            The class and its l2 radius; ``(-1, 0.0)`` where it abstains.
+        """
+        certificate = self._smoothed(batch_size).certify(x, n0, n, alpha)
+        return certificate.label, certificate.radius
+
+    def predict(self, x: Tensor, n: int, alpha: float, batch_size: int) -> int:
+        """Predict one image: a class other than the most probable one is returned with
+        probability at most `alpha`.
+
+        Parameters
+        ----------
+        x : float tensor (C, H, W)
+            One image, on the classifier's device.
+        n : int
+            Samples.
+        alpha : float
+            Failure probability in (0, 1).
+        batch_size : int
+            Noisy copies of a forward pass.
+
+        Returns
+        -------
+        int
+            The class; -1 where the vote is too close.
+        """
+        return int(self._smoothed(batch_size).predict(x[None], n, alpha)[0])
+
+    def _smoothed(self, batch_size: int) -> SmoothedClassifier:
+        return SmoothedClassifier(
+            self.base_classifier,
+            self.num_classes,
+            self.sigma,
+            seed=self.seed,
+            batch_size=batch_size,
+        )
+
+
+def predict_counts(counts: ArrayLike, alpha: float) -> NDArray[np.int64]:
+    """Return the class of most votes, or `ABSTAIN` where the vote is too close.
+
+    A class other than the most probable one is returned with probability at most `alpha`
+    (Hung and Fithian 2019).
+
+    Parameters
+    ----------
+    counts : array of whole numbers, shape (..., C)
+        Votes for each of C >= 2 classes.
+    alpha : float
+        Failure probability in (0, 1).
+
+    Examples
+    --------
+    >>> predict_counts([[80, 20, 0], [52, 48, 0]], alpha=0.001)
+    array([ 0, -1])
+    """
+    votes = check_whole_array("counts", counts)
+    alpha = check_alpha(alpha)
+    second, first = np.moveaxis(np.sort(votes, axis=-1)[..., -2:], -1, 0)
+    # P(Bin(m, 1/2) >= first), doubled; the factor keeps rounding in betainc on the safe side.
+    tail = betainc(np.maximum(first, 1), second + 1, 0.5)
+    p_value = np.where(first > second, 2 * tail * (1 + 1e-9), 1.0)
+    return np.where(p_value <= alpha, votes.argmax(-1), ABSTAIN)
+
+
+def _image_id(x: Tensor) -> int:
+    """Return 32 bits of a hash of the pixels: different images draw different noise."""
+    pixels = x.detach().float().cpu().contiguous().numpy()
+    return int.from_bytes(hashlib.blake2b(pixels.tobytes(), digest_size=4).digest(), "little")

@@ -1,0 +1,191 @@
+"""SmoothedClassifier and Smooth: the drop-in contract, seeds, modes, and what they refuse."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest
+from torch import nn
+
+from tcertify import ABSTAIN, Smooth, SmoothedClassifier, certify_counts, predict_counts
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.BatchNorm1d(16), nn.Linear(16, 3))
+
+
+@pytest.fixture
+def x():
+    return torch.rand(3, 2, 2, generator=torch.Generator().manual_seed(1))
+
+
+def test_smooth_has_the_signatures_of_the_file_that_everyone_forks():
+    assert list(inspect.signature(Smooth.certify).parameters) == [
+        *("self", "x", "n0", "n", "alpha", "batch_size")
+    ]
+    assert list(inspect.signature(Smooth.predict).parameters) == [
+        *("self", "x", "n", "alpha", "batch_size")
+    ]
+    assert Smooth.ABSTAIN == ABSTAIN == -1
+
+
+def test_smooth_answers_python_numbers(network, x):
+    smooth = Smooth(network, 3, 0.25)
+    answer = smooth.certify(x, 10, 200, 0.05, 64)
+    assert [type(value) for value in answer] == [int, float]
+    assert type(smooth.predict(x, 100, 0.05, 64)) is int
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_the_same_seed_gives_the_same_counts_for_every_batch_size(network, x, batch_size):
+    here = SmoothedClassifier(network, 3, 0.5, seed=3, batch_size=batch_size).certify(x, 20, 300)
+    there = SmoothedClassifier(network, 3, 0.5, seed=3, batch_size=64).certify(x, 20, 300)
+    assert here.counts.tolist() == there.counts.tolist()
+    assert here.counts.sum() == 300
+    assert (here.label, here.radius) == (there.label, there.radius)
+
+
+def test_counts_depend_on_the_seed_and_the_image_and_not_on_torch(network, x):
+    def counts(seed=0, image=None):
+        torch.manual_seed(np.random.default_rng().integers(2**31))
+        smoothed = SmoothedClassifier(network, 3, 2.0, seed=seed)
+        return smoothed.certify(x, 10, 5000, image=image).counts.tolist()
+
+    assert counts() == counts()
+    assert counts(seed=1) != counts(seed=2)
+    assert counts(image=1) != counts(image=2)
+
+
+def test_the_global_generator_is_left_alone(network, x):
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    SmoothedClassifier(network, 3, 0.5).certify(x, 10, 100)
+    assert torch.rand(1) == expected
+
+
+def test_selection_and_estimation_use_different_noise(x):
+    """A classifier that votes by the noise itself: the two samples must not repeat each other."""
+    votes = {}
+
+    class Recorder(nn.Module):
+        def forward(self, batch):
+            votes[len(votes)] = batch.clone()
+            return torch.zeros(len(batch), 2)
+
+    SmoothedClassifier(Recorder(), 2, 1.0).certify(x, 50, 50)
+    selection, estimation = votes[0].flatten(1), votes[1].flatten(1)
+    assert not (selection[:, None] == estimation[None]).all(-1).any()
+
+
+def test_a_certificate_can_be_recomputed_from_what_it_reports(network, x):
+    found = SmoothedClassifier(network, 3, 0.5, seed=7).certify(x, 20, 500, 0.01)
+    again = certify_counts(
+        found.counts,
+        found.top,
+        sigma=found.sigma,
+        alpha=found.alpha,
+        method=found.method,
+        invalid=found.invalid,
+    )
+    assert (found.label, found.radius) == (again.label, again.radius)
+    assert (found.n0, found.n, found.seed) == (20, 500, 7)
+
+
+def test_every_mode_is_restored_even_after_an_exception(x):
+    frozen = nn.BatchNorm1d(12).eval()
+    network = nn.Sequential(nn.Flatten(), frozen, nn.Dropout(0.5), nn.Linear(12, 3)).train()
+    frozen.eval()
+    modes = [module.training for module in network.modules()]
+    before = frozen.running_mean.clone()
+    SmoothedClassifier(network, 3, 0.5).certify(x, 10, 100)
+    assert [module.training for module in network.modules()] == modes
+    assert torch.equal(frozen.running_mean, before)
+    with pytest.raises(RuntimeError):
+        SmoothedClassifier(network, 3, 0.5).certify(torch.rand(5), 10, 100)
+    assert [module.training for module in network.modules()] == modes
+
+
+def test_no_autograd_graph_is_built(x):
+    class Watcher(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(12, 3))
+
+        def forward(self, batch):
+            assert not torch.is_grad_enabled()
+            return batch.flatten(1) @ self.weight
+
+    SmoothedClassifier(Watcher(), 3, 0.5).certify(x, 10, 100)
+
+
+def test_an_all_nan_network_certifies_nothing(x):
+    found = SmoothedClassifier(lambda batch: torch.full((len(batch), 3), torch.nan), 3, 0.5)
+    certificate = found.certify(x, 10, 100)
+    assert (certificate.label, certificate.radius, certificate.invalid) == (ABSTAIN, 0.0, 100)
+    assert certificate.counts.tolist() == [0, 0, 0]
+    assert found.predict(x[None]).tolist() == [ABSTAIN]
+
+
+def test_equal_logits_vote_for_the_lowest_class(x):
+    found = SmoothedClassifier(lambda batch: torch.ones(len(batch), 3), 3, 0.5).certify(x, 10, 100)
+    assert found.counts.tolist() == [100, 0, 0]
+
+
+def test_predict_is_the_two_sided_binomial_test_on_the_two_largest_counts():
+    counts = np.array([[60, 40, 0], [70, 30, 0], [50, 50, 0], [0, 0, 0], [1, 0, 0]])
+    for alpha in (0.5, 0.05, 0.001):
+        for row, answer in zip(counts, predict_counts(counts, alpha), strict=True):
+            second, first = np.sort(row)[-2:]
+            total = first + second
+            rejects = total > 0 and binomtest(first, total, 0.5).pvalue <= alpha
+            assert answer == (row.argmax() if rejects else ABSTAIN)
+
+
+def test_predict_answers_a_batch(network, x):
+    batch = torch.stack([x, 1 - x, x])
+    answer = SmoothedClassifier(network, 3, 0.1).predict(batch, 500)
+    assert answer.shape == (3,)
+    assert answer[0] == answer[2]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda f, x: SmoothedClassifier(f, 1, 0.5), "`num_classes` must be at least 2, got 1."),
+        (lambda f, x: SmoothedClassifier(f, 3, 0.0), "`sigma` must be positive"),
+        (lambda f, x: Smooth(f, 3, float("inf")), "`sigma` must be positive"),
+        (lambda f, x: SmoothedClassifier(f, 3, 1.0, seed=-1), "`seed` must be at least 0"),
+        (lambda f, x: SmoothedClassifier(f, 3, 1.0, batch_size=0), "`batch_size` must be"),
+        (lambda f, x: SmoothedClassifier(f, 3, 1.0).certify(x, 0), "`n0` must be at least 1"),
+        (lambda f, x: SmoothedClassifier(f, 3, 1.0).certify(x, 10, 1.5), "`n` must be a whole"),
+        (lambda f, x: SmoothedClassifier(f, 3, 1.0).certify(x, 10, True), "`n` must be a whole"),
+        (lambda f, x: SmoothedClassifier(f, 3, 1.0).certify(x, 9, 9, 1.5), r"in \(0, 1\), got 1.5"),
+        (lambda f, x: SmoothedClassifier(f, 3, 1.0).certify(x[None], 9, 9), "one image"),
+        (lambda f, x: SmoothedClassifier(f, 3, 1.0).certify(x[0, 0, 0], 9, 9), "one image"),
+        (lambda f, x: SmoothedClassifier(f, 3, 1.0).certify(x / 0, 9, 9), "`x` must be finite"),
+        (lambda f, x: SmoothedClassifier(f, 3, 1.0).certify(x.byte(), 9, 9), "got torch.uint8"),
+        (lambda f, x: SmoothedClassifier(f, 4, 1.0).certify(x, 9, 9), r"\(9, 4\), got \(9, 3\)"),
+        (
+            lambda f, x: SmoothedClassifier(lambda b: {"logits": f(b)}, 3, 1.0).certify(x, 9, 9),
+            "got dict",
+        ),
+        (
+            lambda f, x: SmoothedClassifier(lambda b: f(b).long(), 3, 1.0).certify(x, 9, 9),
+            "float logits",
+        ),
+    ],
+)
+def test_bad_arguments_get_one_sentence(network, x, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(network, x)
+
+
+def test_what_cannot_classify_is_refused(x):
+    with pytest.raises(TypeError, match="`base_classifier` must be"):
+        SmoothedClassifier("resnet", 3, 1.0)
+    with pytest.raises(TypeError, match="`x` must be a torch tensor"):
+        SmoothedClassifier(nn.Flatten(), 12, 1.0).certify(np.ones((3, 2, 2)), 9, 9)
