@@ -38,12 +38,12 @@ class SlowNetwork(Network):
     """Takes long enough to be interrupted."""
 
     def forward(self, batch):
-        time.sleep(0.002)
+        time.sleep(0.005)
         return super().forward(batch)
 
 
 def certify_slowly(path):
-    """A run of 60 images that takes about half a second; a target for signals."""
+    """A run of 60 images that takes about a second; a target for signals."""
     from tcertify.engine import certify_dataset
 
     torch.set_num_threads(1)
