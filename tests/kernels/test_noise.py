@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import config, njit
+
+from tcertify_kernels import _noise_numba, _noise_torch, add_noise, noise
 from tests import reference
 from tests.kernels import on_cpu
 from tests.kernels.backends import BACKENDS, noisy
-
-from tcertify_kernels import _noise_numba, _noise_torch, add_noise, noise
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 FORMATS = (torch.contiguous_format, torch.channels_last)
