@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tcertify.certify import METHODS
+
 if TYPE_CHECKING:
     from tcertify.table import RunTable
 
-METHODS = ("joint", "t-certify", "certify")
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
 
 _PATH = click.Path(dir_okay=False, path_type=Path)
@@ -247,7 +248,7 @@ def _execute(
         others["batch_size"] = batch
     started = time.perf_counter()
     try:
-        with _progress_bar(len(indices)) as on_progress:
+        with progress_bar(len(indices)) as on_progress:
             table = task(
                 classifier,
                 data,
@@ -309,7 +310,8 @@ def _mean(values: Any) -> float:
 
 
 @contextmanager
-def _progress_bar(images: int) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(images: int) -> Iterator[Callable[[int, int], None]]:
+    """Show rate and time left on a terminal; yield what `certify_dataset` calls back."""
     from tqdm import tqdm
 
     with tqdm(total=images, unit="image", disable=None, leave=False) as bar:
