@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
@@ -13,13 +14,12 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from torch import nn
 
     from tcertify.certify import Certificates
     from tcertify.data.dataset import TensorDataset
-    from tcertify.models import DigitsNet
 
 METHODS = ("certify", "t-certify", "joint")
-COPIES, LAM = 4, 0.1  # k and lambda of the ADRE risk
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
 
@@ -58,10 +58,10 @@ def demo(
 
     out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    network = train_digits(digits.load("train"), sigma=sigma, epochs=epochs, seed=seed)
+    network = train_digits(sigma=sigma, epochs=epochs, seed=seed)
     save_file(network.state_dict(), out / "digits.safetensors")
     click.echo(
-        f"trained with ADRE_REG (k = {COPIES}, lambda = {LAM}, {epochs} epochs)"
+        f"trained with ADRE_REG, recipe digits, {epochs} epochs,"
         f" in {time.perf_counter() - started:.1f} s"
     )
 
@@ -93,38 +93,25 @@ def demo(
     click.echo(f"wrote {out}/: digits.safetensors, certified_accuracy.png, {logs}")
 
 
-def train_digits(data: TensorDataset, *, sigma: float, epochs: int, seed: int) -> DigitsNet:
-    """Train the digits network with ADRE_REG; the same seed gives the same network."""
+def train_digits(*, sigma: float, epochs: int, seed: int) -> nn.Module:
+    """Train by the recipe ``digits``, which is ADRE_REG; the same seed gives the same network."""
     import torch
-    from tqdm import trange
 
-    from adre_train.risk import adre_risk
-    from tcertify.models import DigitsNet
+    from adre_train import recipe
+    from adre_train.models import build
+    from adre_train.train import train
+    from tcertify.data import digits
 
-    with torch.random.fork_rng(devices=[]):
+    chosen = recipe.load("digits", [f"sigma={sigma}", f"epochs={epochs}", f"seed={seed}"])
+    with torch.random.fork_rng(devices=[]), TemporaryDirectory() as folder:
         torch.manual_seed(seed)
-        network = DigitsNet()
-    draw = torch.Generator().manual_seed(seed)
-    batch_size, peak = 64, 0.003
-    batches = len(data) // batch_size
-    optimizer = torch.optim.Adam(network.parameters(), lr=peak)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, epochs * batches)
-    for _ in trange(epochs, desc="train", unit="epoch", disable=None, leave=False):
-        order = torch.randperm(len(data), generator=draw)
-        for rows in order[: batches * batch_size].view(batches, batch_size):
-            x, y = data.images[rows], data.labels[rows]
-            noisy = x + sigma * torch.randn(COPIES, *x.shape, generator=draw)
-            logits = network(noisy.flatten(0, 1)).unflatten(0, (COPIES, len(x)))
-            risk = adre_risk(logits, y, lam=LAM)
-            optimizer.zero_grad()
-            risk.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
-            optimizer.step()
-            schedule.step()
+        network = build(chosen.architecture, 10)
+        train(network, digits.load("train"), chosen, Path(folder))
     return network.eval()
 
 
 def count_votes(
-    network: DigitsNet,
+    network: nn.Module,
     data: TensorDataset,
     images: int,
     *,

@@ -12,7 +12,7 @@ from tcertify.logs import read_log
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo")
-    arguments = ["--N", "1000", "--max", "20", "--epochs", "3", "--out", str(out)]
+    arguments = ["--N", "1000", "--max", "20", "--epochs", "6", "--out", str(out)]
     return CliRunner().invoke(demo, arguments, catch_exceptions=False), out
 
 

@@ -1,0 +1,295 @@
+// Fused Gaussian noise: out[b] = (x[slot[b]] + sigma z(seed, image[b], sample[b], stream)
+// - mean[c]) * (1 / std[c]), each output element written once.
+//
+// The host has checked shapes and strides. A row whose slot, image, sample or sigma is out of
+// range comes out as NaN: the contents of these arrays are known to the device alone. Loops are
+// grid-stride, so that nothing depends on the launch.
+
+#include "philox.cuh"
+
+struct Float32 { typedef float Element; static const int group = 4; };
+struct Float16 { typedef unsigned short Element; static const int group = 8; };
+struct BFloat16 { typedef unsigned short Element; static const int group = 8; };
+
+// CuPy compiles with -ftz=true, which would flush a subnormal pixel to zero: the operations that
+// touch pixels are written in PTX, where the flag has no say.
+__device__ __forceinline__ float fma_keep(float a, float b, float c) {
+#ifdef __CUDA_ARCH__
+    float d;
+    asm("fma.rn.f32 %0, %1, %2, %3;" : "=f"(d) : "f"(a), "f"(b), "f"(c));
+    return d;
+#else
+    return __fmaf_rn(a, b, c);
+#endif
+}
+
+__device__ __forceinline__ float normalise(float value, float mean, float scale) {
+#ifdef __CUDA_ARCH__
+    float d;
+    asm("sub.rn.f32 %0, %1, %2;\n\tmul.rn.f32 %0, %0, %3;"
+        : "=&f"(d) : "f"(value), "f"(mean), "f"(scale));
+    return d;
+#else
+    return __fmul_rn(__fadd_rn(value, -mean), scale);
+#endif
+}
+
+// --- rounding to nearest even, two elements to a word -------------------------------------
+
+__device__ __forceinline__ u32 half_bits(float value) {
+    const u32 bits = __float_as_uint(value), size = bits & 0x7FFFFFFFu;
+    // moves the exponent from bias 127 to 15 and adds half a step, less one when even
+    u32 rounded = (size + 0xC8000FFFu + ((size >> 13) & 1u)) >> 13;
+    if (size < 0x38800000u) {  // adding 1/2 lines the last bit up with that of a subnormal half
+        rounded = __float_as_uint(__fadd_rn(__uint_as_float(size), 0.5f)) - 0x3F000000u;
+    }
+    if (size >= 0x477FF000u) rounded = 0x7C00u;
+    return size > 0x7F800000u ? 0x7FFFu : rounded | ((bits ^ size) >> 16);
+}
+
+__device__ __forceinline__ u32 bfloat_bits(float value) {
+    const u32 bits = __float_as_uint(value);
+    const u32 rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+    return (bits & 0x7FFFFFFFu) > 0x7F800000u ? 0x7FFFu : rounded;
+}
+
+template <typename Type> __device__ __forceinline__ u32 pack(float low, float high);
+
+template <> __device__ __forceinline__ u32 pack<Float16>(float low, float high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    u32 word;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+#else
+    return half_bits(low) | half_bits(high) << 16;
+#endif
+}
+
+template <> __device__ __forceinline__ u32 pack<BFloat16>(float low, float high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    u32 word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+#else
+    return bfloat_bits(low) | bfloat_bits(high) << 16;
+#endif
+}
+
+__device__ __forceinline__ uint4 pack_group(const float* v, Float32) {
+    return make_uint4(__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]),
+                      __float_as_uint(v[3]));
+}
+
+template <typename Type> __device__ __forceinline__ uint4 pack_group(const float* v, Type) {
+    return make_uint4(pack<Type>(v[0], v[1]), pack<Type>(v[2], v[3]), pack<Type>(v[4], v[5]),
+                      pack<Type>(v[6], v[7]));
+}
+
+__device__ __forceinline__ void put(float* out, float value, Float32) { *out = value; }
+
+template <typename Type>
+__device__ __forceinline__ void put(unsigned short* out, float value, Type) {
+    *out = (unsigned short)pack<Type>(value, 0.0f);
+}
+
+__device__ __forceinline__ bool aligned(const void* pointer) { return ((u64)pointer & 15) == 0; }
+
+// --- the rows -----------------------------------------------------------------------------
+
+struct Batch {
+    void* out;            // (rows, size) in the dtype and layout of the kernel's name
+    const float* x;       // (slots, size)
+    const int* slot;      // (rows)
+    const long long* image;
+    const long long* sample;
+    const float* sigmas;  // (rows), or null: then sigma
+    const float* mean;    // (channels), or null in kernels that do not normalise
+    const float* std;
+    u64 seed;
+    u32 size;             // elements a row, at most 2^31
+    u32 rows, slots, channels, stream;
+    float sigma;
+};
+
+struct Row {
+    const float* x;
+    uint4 counter;  // its first word is set block by block
+    u32 k0, k1;
+    float sigma;
+};
+
+__device__ __forceinline__ Row row_of(const Batch& batch, u32 index) {
+    const u64 image = (u64)batch.image[index], sample = (u64)batch.sample[index];
+    const u32 slot = (u32)batch.slot[index];
+    float sigma = batch.sigmas ? batch.sigmas[index] : batch.sigma;
+    const u32 level = __float_as_uint(sigma);  // positive, normal and finite
+    const bool good = slot < batch.slots && image >> 32 == 0 && sample >> 56 == 0 &&
+                      level - 0x00800000u < 0x7F000000u;
+    Row row;
+    row.x = batch.x + (good ? slot : 0) * (u64)batch.size;
+    row.counter = make_uint4(0, (u32)image, (u32)sample, (u32)(sample >> 32) | batch.stream << 24);
+    row.k0 = (u32)batch.seed;
+    row.k1 = (u32)(batch.seed >> 32);
+    row.sigma = good ? sigma : __uint_as_float(0x7FFFFFFFu);
+    return row;
+}
+
+// Reads `count` pixels from `x` on into v, without going past them.
+template <int group>
+__device__ __forceinline__ void read(const float* x, int count, float* v) {
+    if (count == group && aligned(x)) {
+#pragma unroll
+        for (int i = 0; i < group; i += 4) {
+            const float4 four = *(const float4*)(x + i);
+            v[i] = four.x, v[i + 1] = four.y, v[i + 2] = four.z, v[i + 3] = four.w;
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < group; ++i) v[i] = i < count ? x[i] : 0.0f;
+    }
+}
+
+// Adds the noise of elements first .. first + group - 1 (first a multiple of 4) to v.
+template <int group>
+__device__ __forceinline__ void perturb(Row& row, u32 first, float* v) {
+#pragma unroll
+    for (int i = 0; i < group; i += 4) {
+        float z[4];
+        row.counter.x = first / 4 + i / 4;
+        normals(row.counter, row.k0, row.k1, z);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) v[i + j] = fma_keep(row.sigma, z[j], v[i + j]);
+    }
+}
+
+// Rows by (block.y, thread.y), groups of one 16-byte store by (block.x, thread.x).
+template <typename Type, bool normalised>
+__device__ __forceinline__ void fill_contiguous(const Batch& batch) {
+    const int group = Type::group;
+    typedef typename Type::Element Element;
+    const u32 groups = (batch.size + group - 1) / group, pixels = batch.size / batch.channels;
+    for (u32 r = blockIdx.y * blockDim.y + threadIdx.y; r < batch.rows;
+         r += gridDim.y * blockDim.y) {
+        Row row = row_of(batch, r);
+        Element* out = (Element*)batch.out + r * (u64)batch.size;
+        for (u32 g = blockIdx.x * blockDim.x + threadIdx.x; g < groups;
+             g += gridDim.x * blockDim.x) {
+            const u32 first = g * group;
+            const int count = batch.size - first < group ? (int)(batch.size - first) : group;
+            float v[group];
+            read<group>(row.x + first, count, v);
+            perturb<group>(row, first, v);
+            if (normalised) {
+                u32 channel = first / pixels, left = (channel + 1) * pixels - first;
+                float mean = batch.mean[channel], scale = __frcp_rn(batch.std[channel]);
+#pragma unroll
+                for (int i = 0; i < group; ++i) {
+                    if (left == 0 && i < count) {
+                        left = pixels, ++channel;
+                        mean = batch.mean[channel], scale = __frcp_rn(batch.std[channel]);
+                    }
+                    v[i] = normalise(v[i], mean, scale);
+                    --left;
+                }
+            }
+            if (count == group && aligned(out + first)) {
+                *(uint4*)(out + first) = pack_group(v, Type());
+            } else {
+#pragma unroll
+                for (int i = 0; i < group; ++i) {
+                    if (i < count) put(out + first + i, v[i], Type());
+                }
+            }
+        }
+    }
+}
+
+// Channels-last, any number of channels: a block of four elements, each put in its place.
+template <typename Type, bool normalised>
+__device__ __forceinline__ void fill_channels_last(const Batch& batch) {
+    typedef typename Type::Element Element;
+    const u32 blocks = (batch.size + 3) / 4, pixels = batch.size / batch.channels;
+    for (u32 r = blockIdx.y * blockDim.y + threadIdx.y; r < batch.rows;
+         r += gridDim.y * blockDim.y) {
+        Row row = row_of(batch, r);
+        Element* out = (Element*)batch.out + r * (u64)batch.size;
+        for (u32 b = blockIdx.x * blockDim.x + threadIdx.x; b < blocks;
+             b += gridDim.x * blockDim.x) {
+            const u32 first = b * 4;
+            const int count = batch.size - first < 4 ? (int)(batch.size - first) : 4;
+            float v[4];
+            read<4>(row.x + first, count, v);
+            perturb<4>(row, first, v);
+            u32 channel = first / pixels, pixel = first - channel * pixels;
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                if (i >= count) break;
+                if (pixel == pixels) pixel = 0, ++channel;
+                if (normalised) {
+                    v[i] = normalise(v[i], batch.mean[channel], __frcp_rn(batch.std[channel]));
+                }
+                put(out + (u64)pixel * batch.channels + channel, v[i], Type());
+                ++pixel;
+            }
+        }
+    }
+}
+
+// Channels-last with three channels, pixels a multiple of the group and `out` aligned: a group of
+// pixels in all channels is three 16-byte stores.
+template <typename Type, bool normalised>
+__device__ __forceinline__ void fill_colour(const Batch& batch) {
+    const int group = Type::group;
+    typedef typename Type::Element Element;
+    const u32 pixels = batch.size / 3, groups = pixels / group;
+    for (u32 r = blockIdx.y * blockDim.y + threadIdx.y; r < batch.rows;
+         r += gridDim.y * blockDim.y) {
+        Row row = row_of(batch, r);
+        Element* out = (Element*)batch.out + r * (u64)batch.size;
+        for (u32 g = blockIdx.x * blockDim.x + threadIdx.x; g < groups;
+             g += gridDim.x * blockDim.x) {
+            float v[3 * group];
+#pragma unroll
+            for (int channel = 0; channel < 3; ++channel) {
+                const u32 first = channel * pixels + g * group;
+                float plane[group];
+                read<group>(row.x + first, group, plane);
+                perturb<group>(row, first, plane);
+                const float mean = normalised ? batch.mean[channel] : 0.0f;
+                const float scale = normalised ? __frcp_rn(batch.std[channel]) : 1.0f;
+#pragma unroll
+                for (int i = 0; i < group; ++i) {
+                    v[3 * i + channel] = normalised ? normalise(plane[i], mean, scale) : plane[i];
+                }
+            }
+            uint4* to = (uint4*)(out + (u64)3 * g * group);
+#pragma unroll
+            for (int i = 0; i < 3; ++i) to[i] = pack_group(v + i * group, Type());
+        }
+    }
+}
+
+// --- the instances ------------------------------------------------------------------------
+
+#define INSTANCE(fill, Type, suffix, normalised)                                              \
+    extern "C" __global__ void __launch_bounds__(256)                                         \
+        fill##_##suffix(void* out, const float* x, const int* slot, const long long* image,   \
+                        const long long* sample, const float* sigmas, const float* mean,      \
+                        const float* std, u64 seed, u32 size, u32 rows, u32 slots,            \
+                        u32 channels, u32 stream, float sigma) {                              \
+        const Batch batch = {out,  x,    slot, image, sample,   sigmas, mean, std,            \
+                             seed, size, rows, slots, channels, stream, sigma};               \
+        fill_##fill<Type, normalised>(batch);                                                 \
+    }
+
+#define LAYOUTS(Type, suffix, normalised)             \
+    INSTANCE(contiguous, Type, suffix, normalised)    \
+    INSTANCE(channels_last, Type, suffix, normalised) \
+    INSTANCE(colour, Type, suffix, normalised)
+
+LAYOUTS(Float32, float32, false)
+LAYOUTS(Float16, float16, false)
+LAYOUTS(BFloat16, bfloat16, false)
+LAYOUTS(Float32, float32_normalised, true)
+LAYOUTS(Float16, float16_normalised, true)
+LAYOUTS(BFloat16, bfloat16_normalised, true)
