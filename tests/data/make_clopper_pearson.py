@@ -10,9 +10,10 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from flint import arb
 from tqdm import tqdm
 
-from tcertify.bounds import clopper_pearson_lower
+from tcertify.bounds import clopper_pearson_lower, clopper_pearson_lower_complement
 from tests.reference import clopper_pearson_root, float_above, float_below
 
 ALPHAS = [1e-12, 1e-9, 1e-6, 1e-4, 1e-3, 0.01, 0.05, 0.25, 0.5]
@@ -38,7 +39,10 @@ def main():
 
 
 def exact_bounds(k, n, alpha):
-    root = clopper_pearson_root(k, n, alpha, float(clopper_pearson_lower(k, n, alpha)))
+    guess = arb(float(clopper_pearson_lower(k, n, alpha)))
+    if guess > 0.5:
+        guess = 1 - arb(float(clopper_pearson_lower_complement(k, n, alpha)))
+    root = clopper_pearson_root(k, n, alpha, guess)
     return float_below(root), float_above(1 - root)
 
 
