@@ -3,6 +3,8 @@
 from .certify import ABSTAIN as ABSTAIN
 from .certify import Certificates as Certificates
 from .certify import certify_counts as certify_counts
+from .engine import certify_dataset as certify_dataset
+from .engine import predict_dataset as predict_dataset
 from .smooth import Certificate as Certificate
 from .smooth import Smooth as Smooth
 from .smooth import SmoothedClassifier as SmoothedClassifier

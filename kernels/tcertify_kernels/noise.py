@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -166,6 +167,9 @@ def _check_layout(
     check_floating("out", out)
     if out.dim() < 2:
         raise ValueError(f"`out` must have shape (B, ...), got {tuple(out.shape)}.")
+    elements = math.prod(out.shape[1:])
+    if elements > MAX_ELEMENTS:
+        raise ValueError(f"`out` must have at most 2**31 elements a row, got {elements}.")
     if not (out.is_contiguous() or _is_channels_last(out)):
         raise ValueError(f"`out` must be contiguous or channels-last, got strides {out.stride()}.")
     if not isinstance(x, torch.Tensor):
@@ -177,8 +181,6 @@ def _check_layout(
     check_tensor("slot", slot, (len(out),), torch.int32, out.device)
     check_tensor("image", image, (len(out),), torch.int64, out.device)
     check_tensor("sample", sample, (len(out),), torch.int64, out.device)
-    if x[0].numel() > MAX_ELEMENTS:
-        raise ValueError(f"`x` must have at most 2**31 elements a row, got {x[0].numel()}.")
 
 
 def _is_channels_last(out: torch.Tensor) -> bool:
