@@ -39,8 +39,7 @@ def _lead_in_llvm(typing_context: Any, logits: Any, start: Any, count: Any, infi
         array, start, count, infinity = arguments
         width = logits.dtype.bitwidth
         narrow, word, wide = ir.IntType(width), ir.IntType(32), ir.IntType(64)
-        vector, flags = ir.VectorType(word, _LANES), ir.VectorType(ir.IntType(1), _LANES)
-        loaded = ir.VectorType(narrow, _LANES)
+        vector, loaded = ir.VectorType(word, _LANES), ir.VectorType(narrow, _LANES)
 
         def splat(value: Any) -> Any:
             one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, word(0))

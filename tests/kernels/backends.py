@@ -4,9 +4,9 @@ import contextlib
 
 import pytest
 import torch
-from tests.kernels import on_cpu
 
 from tcertify_kernels import _cuda, add_noise, count_votes, counting, noise
+from tests.kernels import on_cpu
 
 NUMBA = "numba"
 BACKENDS = (

@@ -5,9 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.kernels.backends import BACKENDS, counted
 
 from tcertify_kernels import count_votes, counting
+from tests.kernels.backends import BACKENDS, counted
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 

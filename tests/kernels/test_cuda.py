@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from benchmarks import registers
-from tests.kernels.backends import counted, noisy
 
+from benchmarks import registers
 from tcertify_kernels import _cuda, add_noise, count_votes, counting, noise
+from tests.kernels.backends import counted, noisy
 
 
 def _has_nvrtc():

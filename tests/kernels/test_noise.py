@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import config, njit
+
+from tcertify_kernels import _noise_numba, _noise_torch, add_noise, noise
 from tests import reference
 from tests.kernels import on_cpu
 from tests.kernels.backends import BACKENDS, noisy
-
-from tcertify_kernels import _noise_numba, _noise_torch, add_noise, noise
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 FORMATS = (torch.contiguous_format, torch.channels_last)
@@ -86,7 +86,8 @@ def test_philox_agrees_with_random123(tmp_path):
         "#include <Random123/philox.h>\n#include <stdio.h>\n"
         "int main() { unsigned c[4], k[2];\n"
         '  while (scanf("%x%x%x%x%x%x", c, c+1, c+2, c+3, k, k+1) == 6) {\n'
-        "    philox4x32_ctr_t ctr = {{c[0], c[1], c[2], c[3]}}; philox4x32_key_t key = {{k[0], k[1]}};\n"
+        "    philox4x32_ctr_t ctr = {{c[0], c[1], c[2], c[3]}};\n"
+        "    philox4x32_key_t key = {{k[0], k[1]}};\n"
         "    philox4x32_ctr_t r = philox4x32(ctr, key);\n"
         '    printf("%x %x %x %x\\n", r.v[0], r.v[1], r.v[2], r.v[3]); } }\n'
     )

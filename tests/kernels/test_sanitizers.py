@@ -3,6 +3,7 @@
 import subprocess
 
 import pytest
+
 from tests.kernels import on_cpu
 
 pytestmark = on_cpu.needs_gcc
