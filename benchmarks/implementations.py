@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tcertify_kernels import add_noise, count_votes
@@ -143,3 +144,84 @@ def check_votes(case: VoteCase, before: Tensor, after: Tensor) -> None:
     column = torch.arange(case.logits.shape[1], device=best.device)
     first = torch.where(best, column, case.logits.shape[1]).amin(dim=1)
     assert torch.equal(after - before, torch.bincount(first, minlength=after.numel())[None])
+
+
+class ResidualNet(torch.nn.Module):
+    """A small residual network with random weights: the time of a forward pass, no skill."""
+
+    def __init__(self, classes: int = 10, width: int = 32, blocks: int = 3) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = torch.nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.norms = torch.nn.ModuleList(torch.nn.BatchNorm2d(width) for _ in range(2 * blocks))
+        self.layers = torch.nn.ModuleList(
+            torch.nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(2 * blocks)
+        )
+        self.head = torch.nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, classes)."""
+        x = self.stem(x)
+        for first in range(0, len(self.layers), 2):
+            y = self.layers[first](self.norms[first](x).relu())
+            x = x + self.layers[first + 1](self.norms[first + 1](y).relu())
+        return self.head(x.mean((2, 3)))
+
+
+@dataclass
+class CertificationCase:
+    """One image to certify."""
+
+    network: torch.nn.Module
+    x: Tensor
+    n0: int
+    n: int
+    batch_size: int
+
+
+def certification_case(device: str, n: int, batch_size: int) -> CertificationCase:
+    """A random image and a random network."""
+    network = ResidualNet().eval().to(device)
+    x = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)).to(device)
+    return CertificationCase(network, x, 100, n, batch_size)
+
+
+def certify_ours(case: CertificationCase) -> tuple[int, int]:
+    """The chosen class and its votes by `SmoothedClassifier`."""
+    from tcertify import SmoothedClassifier
+
+    smoothed = SmoothedClassifier(case.network, 10, SIGMA, seed=SEED, batch_size=case.batch_size)
+    certificate = smoothed.certify(case.x, case.n0, case.n, image=0)
+    return certificate.top, int(certificate.counts[certificate.top])
+
+
+@torch.no_grad()
+def certify_field(case: CertificationCase) -> tuple[int, int]:
+    """The chosen class and its votes by the loop that smoothing code runs."""
+    top = int(_field_votes(case, case.n0).argmax())
+    return top, int(_field_votes(case, case.n)[top])
+
+
+def _field_votes(case: CertificationCase, n: int) -> NDArray[np.int64]:
+    counts = np.zeros(10, dtype=np.int64)
+    while n > 0:
+        size = min(case.batch_size, n)
+        n -= size
+        batch = case.x.repeat((size, 1, 1, 1))
+        noise = torch.randn_like(batch) * SIGMA
+        for label in case.network(batch + noise).argmax(1).cpu().numpy():
+            counts[label] += 1
+    return counts
+
+
+CERTIFICATION: dict[str, Callable[[CertificationCase], tuple[int, int]]] = {
+    "ours": certify_ours,
+    "field": certify_field,
+}
+
+
+def check_certification(case: CertificationCase, first: tuple[int, int], name: str) -> None:
+    """Assert that both sample the same classifier: one class, votes within six deviations."""
+    top, votes = certify_field(case)
+    assert first[0] == top, name
+    assert abs(first[1] - votes) <= 6 * (2 * case.n * 0.25) ** 0.5, name

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 from flint import arb, ctx
+from numpy.typing import NDArray
 
 # --- binomial tails and their roots, by interval arithmetic ---
 
