@@ -103,6 +103,7 @@ certify_slowly({str(path)!r})
 def test_votes_beyond_2_to_the_31_are_counted_certified_stored_and_verified(tmp_path):
     """n = 3e9: the votes of the first 3e9 - 1000 samples are given, the last 1000 are counted."""
     import torch
+
     from tcertify_kernels import count_votes
 
     n = 3_000_000_000
