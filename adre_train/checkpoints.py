@@ -36,17 +36,15 @@ def write(
     """Write the checkpoint of an epoch and keep the last two.
 
     Three files: the weights, by the model's own names, and the optimiser's tensors, in
-    safetensors; and the record in JSON, with the SHA-256 of both. The JSON is written last, so a
-    checkpoint counts from the moment it is complete. Whenever the process is killed, the
+    safetensors; and the record in JSON, with the SHA-256 of all three. The JSON is written last, so
+    a checkpoint counts from the moment it is complete. Whenever the process is killed, the
     checkpoint before stays whole.
     """
     paths = _paths(folder, epoch)
     contents = [save(_on_cpu(weights)), save(_on_cpu(optimizer))]
-    digests = {
-        path.name: hashlib.sha256(content).hexdigest()
-        for path, content in zip(paths[:2], contents, strict=True)
-    }
-    text = json.dumps({**record, "epoch": epoch, "sha256": digests}, indent=1, allow_nan=False)
+    record = {**record, "epoch": epoch}
+    sums = [_sha256(content) for content in (*contents, _canonical(record))]
+    text = json.dumps({"record": record, "sha256": sums}, indent=1, allow_nan=False)
     for path, content in zip(paths, [*contents, text.encode()], strict=True):
         replace(path, content)
     for old in sorted(_epochs(folder))[:-KEPT]:
@@ -108,20 +106,30 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def _read(weights: Path, optimizer: Path, record: Path) -> Checkpoint:
-    text = record.read_text("utf-8")
+    text = record.read_bytes()
     try:
         content = json.loads(text)
-        digests = content["sha256"]
-        expected = [digests[path.name] for path in (weights, optimizer)]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{record} ({len(text)} bytes) is no checkpoint's record") from error
+        *expected, of_record = content["sha256"]
+        whole = _sha256(_canonical(content["record"])) == of_record
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{record} ({len(text)} bytes) is no checkpoint's record")
     tensors = []
     for path, digest in zip((weights, optimizer), expected, strict=True):
         data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != digest:
+        if _sha256(data) != digest:
             raise ValueError(f"{path} ({len(data)} bytes) is not what was written")
         tensors.append(load(data))
-    return Checkpoint(weights, tensors[0], tensors[1], content)
+    return Checkpoint(weights, tensors[0], tensors[1], content["record"])
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _canonical(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, sort_keys=True, allow_nan=False).encode()
 
 
 def _epochs(folder: Path) -> list[int]:

@@ -11,7 +11,6 @@ import click
 
 if TYPE_CHECKING:
     from adre_train.recipe import Recipe
-    from tcertify.data.dataset import Dataset
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -78,6 +77,7 @@ def _run(recipe: Recipe, data: Path | None, out: Path, resume: bool, workers: in
 
     from adre_train.models import build
     from adre_train.train import train
+    from tcertify.data import load
 
     device = torch.device("cpu")
     if torch.cuda.is_available():
@@ -86,7 +86,7 @@ def _run(recipe: Recipe, data: Path | None, out: Path, resume: bool, workers: in
     if several:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        images, test = (_load(recipe, data, split) for split in ("train", "test"))
+        images, test = (load(recipe.dataset, split, data) for split in ("train", "test"))
         torch.manual_seed(recipe.seed)
         network = build(recipe.architecture, images.num_classes)
         path = train(
@@ -97,15 +97,3 @@ def _run(recipe: Recipe, data: Path | None, out: Path, resume: bool, workers: in
             distributed.destroy_process_group()
     if int(os.environ.get("RANK", 0)) == 0:
         click.echo(f"{path}")
-
-
-def _load(recipe: Recipe, data: Path | None, split: str) -> Dataset:
-    from tcertify.data import cifar10, digits, imagenet
-
-    if recipe.dataset == "digits":
-        return digits.load(split)
-    if data is None:
-        raise ValueError(f"`--data` must name the folder that holds {recipe.dataset}.")
-    if recipe.dataset == "cifar10":
-        return cifar10.load(split, data)
-    return imagenet.load(split, data)

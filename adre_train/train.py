@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from adre_train import checkpoints
+from adre_train.attack import noisy_logits, pgd
 from adre_train.augment import Augmented
 from adre_train.models import check_state
-from adre_train.pgd import noisy_logits, pgd
 from adre_train.recipe import Recipe
 from adre_train.risk import adre_risk, radius_risk, stability
 from tcertify.certify import certify_counts

@@ -124,7 +124,7 @@ def certify_counts(
     --------
     >>> result = certify_counts([[5, 985, 10]], [1], sigma=0.5)
     >>> result.label, result.radius.round(3)
-    (array([1]), array([0.952]))
+    (array([1]), array([0.965]))
     """
     sigma = check_positive("sigma", sigma)
     alpha = check_alpha(alpha)

@@ -7,6 +7,9 @@ from typing import Any
 
 import click
 
+from tcertify.cli_runs import COMMANDS
+from tcertify.errors import RunError
+
 
 class _Commands(click.Group):
     """Errors that name a bad argument end the command with one sentence, not a traceback."""
@@ -14,7 +17,7 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, ModuleNotFoundError, FileExistsError) as error:
+        except (ValueError, ModuleNotFoundError, FileExistsError, RunError) as error:
             raise click.ClickException(str(error)) from error
 
 
@@ -40,6 +43,9 @@ def bound(k: int, n: int, alpha: float) -> None:
     click.echo(f"lower {float(clopper_pearson_lower(k, n, alpha))!r}")
     click.echo(f"upper {float(clopper_pearson_upper(k, n, alpha))!r}")
 
+
+for _run_command in COMMANDS:
+    main.add_command(_run_command)
 
 # Packages above this one add commands: `demo` trains, so it lives with training.
 for _command in entry_points(group="tcertify.commands"):

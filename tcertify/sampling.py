@@ -74,6 +74,7 @@ class Sampler:
         self.batch_size = None if batch_size is None else check_whole("batch_size", batch_size)
         self.execution = Execution() if execution is None else execution
         self.module, self.classifier = self.execution.prepare(base_classifier)
+        self.halved = False
         self._batch: _Batch | None = None
 
     def count(
@@ -153,12 +154,13 @@ class Sampler:
                     raise
             # Only here is the traceback gone, which held the tensors that did not fit.
             self.batch_size //= 2
+            self.halved = True
             self._batch = None
             if images.is_cuda:
                 torch.cuda.empty_cache()
 
     def _fitting_batch(self, images: torch.Tensor) -> _Batch:
-        """Return the buffers, those of the call before where they fit."""
+        """Return the buffers, those of the call before where they are large enough."""
         if self._batch is None or not self._batch.takes(images):
             self._batch = None  # freed before the next is made
             self._batch = _Batch(self, images)
@@ -185,7 +187,9 @@ class _Batch:
         self._noisy = sampler.execution.empty(self._size, images)
 
     def takes(self, images: torch.Tensor) -> bool:
-        return images.shape == self._images.shape and images.device == self._images.device
+        here = self._images
+        fits = len(images) <= len(here) and images.shape[1:] == here.shape[1:]
+        return fits and images.device == here.device
 
     def count(
         self,
@@ -197,17 +201,18 @@ class _Batch:
     ) -> NDArray[np.int64]:
         """Lay the samples of all images in one line and count along it, batch by batch."""
         ends = np.cumsum(last - first)
-        self._images.copy_(images)
-        self._ids.copy_(torch.from_numpy(ids.copy()))
-        self._ends.copy_(torch.from_numpy(ends))
-        self._shift.copy_(torch.from_numpy(last - ends))  # place in the line -> sample id
-        total = int(ends[-1])
+        total, slots = int(ends[-1]), len(images)
+        self._images[:slots].copy_(images)
+        self._ids[:slots].copy_(torch.from_numpy(ids.copy()))
+        self._ends.fill_(total)[:slots].copy_(torch.from_numpy(ends))
+        self._shift[:slots].copy_(torch.from_numpy(last - ends))  # place in the line -> sample id
         step = self._replayed(stream) if self._worth_a_graph(total) else self._step
         self._counts.zero_()
         self._cursor.zero_()
         for row in range(0, total, self._size):
             step(stream, self._size if self._fixed else min(self._size, total - row))
-        return self._counts.cpu().numpy().copy()
+        counts: NDArray[np.int64] = self._counts[:slots].cpu().numpy().copy()
+        return counts
 
     def _step(self, stream: int, size: int) -> None:
         sampler = self._sampler
@@ -249,7 +254,7 @@ class _Batch:
 
     def _recorded(self, stream: int) -> torch.cuda.CUDAGraph:
         # A side stream warms up first, as recording requires: it settles libraries and memory.
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
@@ -320,4 +325,4 @@ def _largest_activation(classifier: BaseClassifier, image: torch.Tensor) -> int:
 
 
 def _power_of_two(at_most: int, *, most: int) -> int:
-    return 2 ** (min(max(at_most, 32), most).bit_length() - 1)
+    return 1 << (min(max(at_most, 32), most).bit_length() - 1)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tcertify.errors import VoidCertificateError
 from tcertify.fingerprint import model_fingerprint
 from tcertify.sampling import SELECTION, Sampler
 
@@ -28,16 +29,22 @@ CODES = {
 _ROWS = 64
 
 
-class VoidCertificateError(RuntimeError):
-    """Certificates would be void; the message says why and how to accept it knowingly."""
-
-
 @dataclass(frozen=True)
 class Defect:
     """One thing that is wrong; `code` is one of `CODES`, or None where nothing becomes void."""
 
     reason: str
     code: str | None = None
+
+
+CHANGED_STATE = Defect("The classifier changes its parameters or buffers.", "state")
+
+
+def check_codes(allow: Iterable[str]) -> None:
+    """Refuse what is no code of a defect."""
+    for code in allow:
+        if code not in CODES:
+            raise ValueError(f"`allow` must hold codes of {', '.join(CODES)}, got {code!r}.")
 
 
 def settle(defects: Iterable[Defect], allow: Iterable[str]) -> list[str]:
@@ -73,7 +80,7 @@ def find_defects(sampler: Sampler, image: torch.Tensor) -> list[Defect]:
     if not isinstance(module, torch.nn.Module):
         defects.append(Defect("The classifier is no torch module: its parameters are not known."))
     if model_fingerprint(module) != before:
-        defects.append(Defect("The classifier changes its parameters or buffers.", "state"))
+        defects.append(CHANGED_STATE)
     if _generators() != generators:
         defects.append(Defect("The classifier draws from a global random generator."))
     return defects
@@ -116,6 +123,8 @@ def _compare_batches(sampler: Sampler, image: torch.Tensor) -> list[Defect]:
 
 def _noisy(sampler: Sampler, image: torch.Tensor, rows: int, first_id: int) -> torch.Tensor:
     """Return noisy copies whose noise belongs to no image of a data set: the highest ids."""
+    if rows == 0:
+        return sampler.execution.empty(0, image)
     ids = 2**32 - 1 - first_id - np.arange(rows)
     return sampler.noisy(image.expand(rows, *image.shape[1:]), ids, SELECTION)
 
@@ -134,6 +143,6 @@ def _generators() -> list[Any]:
         random.getstate,
         lambda: str(np.random.get_state(legacy=False)["state"]),  # noqa: NPY002 - only looked at
     ]
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available():
         states.append(lambda: torch.cuda.get_rng_state().tolist())
     return [state() for state in states]

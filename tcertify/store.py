@@ -2,7 +2,7 @@
 
 The file is whole at any moment: it is written in WAL mode, with ``synchronous=FULL``, so that a
 committed image survives the end of the process and of the power. One fsync per commit is the
-price; images are committed together, at least once a second, so it is paid once a second at most.
+price; images are committed together, four times a second at most, so it is hardly felt.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcertify._checks import MAX_SAMPLES
+from tcertify.errors import RunFileError
 
 FORMAT = 1
 _APPLICATION_ID = int.from_bytes(b"tcrt")
-_COMMIT_SECONDS = 1.0
+_COMMIT_SECONDS = 0.25
 
 _RUN_TABLE = """CREATE TABLE run (
   one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -51,6 +52,7 @@ _CERTIFICATE_TABLE = """CREATE TABLE certificate (
   seed INTEGER NOT NULL,
   n0 INTEGER NOT NULL CHECK (n0 >= 0),
   n INTEGER NOT NULL CHECK (n >= 0),
+  look INTEGER NOT NULL CHECK (look >= 0),
   invalid INTEGER NOT NULL CHECK (invalid >= 0),
   selection TEXT NOT NULL,
   estimation TEXT NOT NULL,
@@ -63,17 +65,14 @@ _WARNING_TABLE = "CREATE TABLE warning (text TEXT PRIMARY KEY)"
 _TABLES = {"run": _RUN_TABLE, "certificate": _CERTIFICATE_TABLE, "warning": _WARNING_TABLE}
 
 
-class RunFileError(RuntimeError):
-    """A run file that cannot be written, read or continued; the message says why."""
-
-
 @dataclass(frozen=True, slots=True)
 class Row:
     """One image of a run: what was certified and the votes that prove it.
 
     ``selection`` and ``estimation`` are votes as `encode_votes` writes them: the selection sample,
-    and the estimation sample at each look. ``predicted`` is -1 for an abstention; ``error`` says
-    why an image is invalid, and such an image is never certified.
+    and the estimation sample at each look; ``n`` and ``invalid`` are those of the last look, and
+    ``look`` is the one that gave the certificate. ``predicted`` is -1 for an abstention; ``error``
+    says why an image is invalid, and such an image is never certified.
     """
 
     idx: int
@@ -88,6 +87,7 @@ class Row:
     seed: int
     n0: int
     n: int
+    look: int
     invalid: int
     selection: str
     estimation: str

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tcertify.store import Row, RunFile, RunFileError, RunWriter, decode_votes, encode_votes
+from tcertify.errors import RunFileError
+from tcertify.store import Row, RunFile, RunWriter, decode_votes, encode_votes
 
 PARAMETERS = {"sigma": 0.5, "alpha": 0.001, "model": "abc", "num_classes": 3}
 ROOT = Path(__file__).parents[1]
@@ -33,6 +34,7 @@ def row(idx, **changes):
         seed=0,
         n0=100,
         n=100,
+        look=0,
         invalid=0,
         selection=votes,
         estimation=votes,

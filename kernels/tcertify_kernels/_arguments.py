@@ -49,6 +49,13 @@ def check_range(name: str, value: torch.Tensor, end: int) -> None:
         raise ValueError(f"`{name}` must be in [0, {end}), got {low if low < 0 else high}.")
 
 
+def check_real_range(name: str, value: torch.Tensor, low: float, high: float) -> None:
+    """Refuse numbers outside [low, high], and NaN, in a CPU tensor."""
+    bad = ~((value >= low) & (value <= high))
+    if bool(bad.any()):
+        raise ValueError(f"`{name}` must be in [{low:g}, {high:g}], got {value[bad][0].item():g}.")
+
+
 def check_backend(backend: Any) -> None:
     """Refuse a backend other than None (the tensor decides) and "torch"."""
     if backend not in (None, "torch"):

@@ -28,7 +28,7 @@ def _lane(result: Any, arguments: tuple[Any, ...], build: Callable[..., Any]) ->
     """Decorate the plain Python form of an operation; `build` emits the same in LLVM."""
 
     def decorate(plain: Callable[..., Any]) -> Callable[..., Any]:
-        if config.DISABLE_JIT:
+        if config.DISABLE_JIT:  # type: ignore[attr-defined]
             return plain
 
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -124,8 +124,9 @@ def bits_of_float(a: Any) -> Any:
 
 @_lane(F32, (F32, F32, F32), lambda to, a, b, c: to.fma(a, b, c))
 def fma(a: Any, b: Any, c: Any) -> Any:
-    """a * b + c rounded once: the float64 sum is rounded to odd, so that the second rounding
-    finds on which side of a tie the exact value lies."""
+    """Round a * b + c once: the float64 sum is rounded to odd, so that the rounding to float32
+    sees on which side of a tie the exact value lies.
+    """
     with np.errstate(invalid="ignore", over="ignore"):
         product = np.float64(a) * np.float64(b)
         wide = product + np.float64(c)
@@ -345,7 +346,7 @@ def fill(
     first: int,
     last: int,
 ) -> None:
-    """Write the blocks first..last-1, counted through the rows of `out` (B, size) one after another.
+    """Write the blocks first..last-1, counted through the rows of `out` (B, size) one by one.
 
     `shift` and `scale` hold one value a channel; one channel means none. `sigma` has one value, or
     one a row.

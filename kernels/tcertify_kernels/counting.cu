@@ -117,8 +117,7 @@ __device__ __forceinline__ void count(u64* counts, const typename Bits::Word* lo
                 if (home < slots && gather[c]) {
                     atomicAdd(&counts[home * (u64)(classes + 1) + c], (u64)gather[c]);
                 }
-            }
-            __syncthreads();
+            }  // and the thread that read a bin is the one that clears it for the next rows
         }
     }
 }

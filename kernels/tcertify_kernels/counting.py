@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tcertify_kernels import _cuda
 from tcertify_kernels._arguments import check_backend, check_floating, check_range, check_tensor
 from tcertify_kernels._threads import split
 
 if TYPE_CHECKING:
     import torch
 
+_FEW_CLASSES = 128  # counted in shared memory first, which counting.cu holds room for
+_THREADS, _BLOCKS = 256, 2**12
 _LOGITS_PER_THREAD = 2**17  # below this, starting a thread costs more than it saves
 
 
@@ -28,7 +31,7 @@ def count_votes(
     Parameters
     ----------
     counts : torch.Tensor
-        Votes so far, int64 of shape ``(S, C + 1)``, contiguous; the last column counts invalid votes.
+        Votes so far, int64 of shape ``(S, C + 1)``, contiguous; the last column is "invalid".
     logits : torch.Tensor
         Shape ``(B, C)``, float32, float16 or bfloat16, contiguous, C at least 2.
     slot : torch.Tensor
@@ -79,7 +82,14 @@ def count_votes(
         check_tensor("limit", limit, (), torch.int64, logits.device)
     if logits.device.type == "cpu":
         check_range("slot", slot, slots)
-    _count_on_host(counts, logits, slot, limit)
+    if logits.numel() == 0:
+        return counts
+    if backend == "torch":
+        _count_in_torch(counts, logits, slot, limit)
+    elif logits.device.type == "cpu":
+        _count_on_host(counts, logits, slot, limit)
+    else:
+        _count_on_device(counts, logits, slot, limit)
     return counts
 
 
@@ -92,16 +102,57 @@ def _count_on_host(
     from tcertify_kernels import _counting_numba as twin
 
     rows = len(logits) if limit is None else min(max(int(limit), 0), len(logits))
-    patterns, size, infinity = {
-        torch.float32: (torch.int32, np.int32(0x7FFFFFFF), 0x7F800000),
-        torch.float16: (torch.int16, np.int16(0x7FFF), 0x7C00),
-        torch.bfloat16: (torch.int16, np.int16(0x7FFF), 0x7F80),
-    }[logits.dtype]
-    bits = logits.detach().view(patterns).numpy()
+    word = torch.int32 if logits.dtype == torch.float32 else torch.int16
+    bits = logits.detach().view(word).reshape(-1).numpy()
+    classes, infinity = logits.shape[1], _infinity(logits.dtype)
     votes = np.empty(rows, np.int64)
     split(
-        lambda first, last: twin.vote(votes, bits, infinity, size, first, last),
+        lambda first, last: twin.vote(votes, bits, classes, infinity, first, last),
         rows,
-        max(1, _LOGITS_PER_THREAD // logits.shape[1]),
+        max(1, _LOGITS_PER_THREAD // classes),
     )
     twin.tally(counts.numpy(), votes, slot.numpy())
+
+
+def _count_on_device(
+    counts: torch.Tensor, logits: torch.Tensor, slot: torch.Tensor, limit: torch.Tensor | None
+) -> None:
+    import numpy as np
+    import torch
+
+    rows, classes = logits.shape
+    few = classes <= _FEW_CLASSES
+    name = f"{'few' if few else 'many'}_{32 if logits.dtype == torch.float32 else 16}"
+    blocks = -(
+        -rows // (_THREADS // 2 if few else _THREADS // 32)
+    )  # what one block takes at a time
+    arguments = (
+        *(tensor.data_ptr() for tensor in (counts, logits, slot)),
+        limit.data_ptr() if limit is not None else 0,
+        *map(np.uint32, (rows, len(counts), classes, _infinity(logits.dtype))),
+    )
+    grid, block = (min(blocks, _BLOCKS), 1), (_THREADS, 1)
+    _cuda.launch("counting", name, logits.device, grid, block, arguments)
+
+
+def _count_in_torch(
+    counts: torch.Tensor, logits: torch.Tensor, slot: torch.Tensor, limit: torch.Tensor | None
+) -> None:
+    import torch
+
+    rows, classes = logits.shape
+    column = torch.arange(classes, device=logits.device)
+    best = logits == logits.amax(dim=1, keepdim=True)  # nowhere, if a NaN is in the row
+    vote = torch.where(best, column, classes).amin(dim=1)
+    live = (slot >= 0) & (slot < len(counts))
+    if limit is not None:
+        live &= torch.arange(rows, device=logits.device) < limit
+    place = torch.where(live, slot * (classes + 1) + vote, 0)
+    counts.view(-1).scatter_add_(0, place, live.long())
+
+
+def _infinity(dtype: torch.dtype) -> int:
+    """The bits of infinity: those of a NaN, without its sign, are above."""
+    import torch
+
+    return {torch.float32: 0x7F800000, torch.float16: 0x7C00, torch.bfloat16: 0x7F80}[dtype]

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tcertify_kernels._arguments import check_backend, check_floating, check_range, check_tensor
+from tcertify_kernels import _cuda
+from tcertify_kernels._arguments import (
+    check_backend,
+    check_floating,
+    check_range,
+    check_real_range,
+    check_tensor,
+)
 from tcertify_kernels._threads import split
 
 if TYPE_CHECKING:
     import torch
 
-#: Images are told apart by 32 bits of the counter, samples by 56, streams by 8, elements by 34.
+#: Images are told apart by 32 bits of the counter, samples by 56, streams by 8.
 MAX_IMAGES = 2**32
 MAX_SAMPLES = 2**56
 MAX_STREAMS = 2**8
-MAX_ELEMENTS = 2**34
+MAX_ELEMENTS = 2**31
 
+_SMALLEST, _LARGEST = 2.0**-126, 2.0**127  # of float32: normal numbers, and room to spare
+_BLOCKS = 2**14  # enough to fill any device; what is left is done by grid-stride loops
 _BLOCKS_PER_THREAD = 2**14  # below this, starting a thread costs more than it saves
 
 
@@ -35,9 +44,9 @@ def add_noise(
     std: torch.Tensor | None = None,
     backend: str | None = None,
 ) -> torch.Tensor:
-    """Write ``out[b] = x[slot[b]] + sigma * z(seed, image[b], sample[b], stream)`` and return `out`,
-    where every element of z is a standard normal that depends on nothing but these numbers and
-    its place in the image: not on the batch, its order, the layout, the dtype, the device or the
+    """Write ``out[b] = x[slot[b]] + sigma * z(seed, image[b], sample[b], stream)``, return `out`;
+    every element of z is a standard normal that depends on nothing but these numbers and its
+    place in the image: not on the batch, its order, the layout, the dtype, the device or the
     number of threads.
 
     A CPU tensor is written by compiled code on as many threads as torch uses, a CUDA tensor by a
@@ -101,16 +110,37 @@ def add_noise(
     key, tag = _check_bits("seed", seed, 64), _check_bits("stream", stream, 8)
     _check_layout(out, x, slot, image, sample)
     _check_normalisation(out, mean, std)
-    on_host = out.device.type == "cpu"
-    if on_host:
+    level = _check_sigma(sigma, out)
+    if out.device.type == "cpu":
         check_range("slot", slot, len(x))
         check_range("image", image, MAX_IMAGES)
         check_range("sample", sample, MAX_SAMPLES)
-    level = _check_sigma(sigma, out)
     if out.numel() == 0:
         return out
-    _fill_on_host(out, x, slot, image, sample, level, key, tag, mean, std)
+    noise = _Noise(x, slot, image, sample, level, key, tag, mean, std)
+    if backend == "torch":
+        from tcertify_kernels import _noise_torch
+
+        _noise_torch.fill(out, *noise)
+    elif out.device.type == "cpu":
+        _fill_on_host(out, noise)
+    else:
+        _fill_on_device(out, noise)
     return out
+
+
+class _Noise(NamedTuple):
+    """What goes into `out`, checked."""
+
+    x: torch.Tensor
+    slot: torch.Tensor
+    image: torch.Tensor
+    sample: torch.Tensor
+    sigma: float | torch.Tensor
+    seed: int
+    stream: int
+    mean: torch.Tensor | None
+    std: torch.Tensor | None
 
 
 def _check_bits(name: str, value: Any, bits: int) -> int:
@@ -137,6 +167,9 @@ def _check_layout(
     check_floating("out", out)
     if out.dim() < 2:
         raise ValueError(f"`out` must have shape (B, ...), got {tuple(out.shape)}.")
+    elements = math.prod(out.shape[1:])
+    if elements > MAX_ELEMENTS:
+        raise ValueError(f"`out` must have at most 2**31 elements a row, got {elements}.")
     if not (out.is_contiguous() or _is_channels_last(out)):
         raise ValueError(f"`out` must be contiguous or channels-last, got strides {out.stride()}.")
     if not isinstance(x, torch.Tensor):
@@ -148,8 +181,6 @@ def _check_layout(
     check_tensor("slot", slot, (len(out),), torch.int32, out.device)
     check_tensor("image", image, (len(out),), torch.int64, out.device)
     check_tensor("sample", sample, (len(out),), torch.int64, out.device)
-    if x[0].numel() > MAX_ELEMENTS:
-        raise ValueError(f"`x` must have at most 2**34 elements a row, got {x[0].numel()}.")
 
 
 def _is_channels_last(out: torch.Tensor) -> bool:
@@ -165,9 +196,12 @@ def _check_normalisation(
 
     if (mean is None) != (std is None):
         raise ValueError("`mean` and `std` must be given together, got one.")
-    if mean is not None:
+    if mean is not None and std is not None:
         check_tensor("mean", mean, (out.shape[1],), torch.float32, out.device)
         check_tensor("std", std, (out.shape[1],), torch.float32, out.device)
+        if out.device.type == "cpu":
+            check_real_range("mean", mean, -(2.0**127), 2.0**127)
+            check_real_range("std", std, _SMALLEST, 1 / _SMALLEST)
 
 
 def _check_sigma(sigma: Any, out: torch.Tensor) -> float | torch.Tensor:
@@ -175,9 +209,8 @@ def _check_sigma(sigma: Any, out: torch.Tensor) -> float | torch.Tensor:
 
     if isinstance(sigma, torch.Tensor):
         check_tensor("sigma", sigma, (len(out),), torch.float32, out.device)
-        if out.device.type == "cpu" and not bool(((sigma > 0) & (sigma < math.inf)).all()):
-            bad = sigma[~((sigma > 0) & (sigma < math.inf))][0].item()
-            raise ValueError(f"`sigma` must be positive and finite, got {bad}.")
+        if out.device.type == "cpu":
+            check_real_range("sigma", sigma, _SMALLEST, _LARGEST)
         return sigma
     if isinstance(sigma, (bool, str, bytes)):
         raise TypeError(f"`sigma` must be a number, got {sigma!r}.")
@@ -185,56 +218,72 @@ def _check_sigma(sigma: Any, out: torch.Tensor) -> float | torch.Tensor:
         level = float(sigma)
     except (TypeError, ValueError):
         raise TypeError(f"`sigma` must be a number, got {sigma!r}.") from None
-    if not 2.0**-126 <= level < 2.0**128 - 2.0**103:
-        raise ValueError(f"`sigma` must be positive and finite in float32, got {level}.")
+    if not _SMALLEST <= level <= _LARGEST:
+        raise ValueError(f"`sigma` must be in [2**-126, 2**127], got {level}.")
     return level
 
 
-def _fill_on_host(
-    out: torch.Tensor,
-    x: torch.Tensor,
-    slot: torch.Tensor,
-    image: torch.Tensor,
-    sample: torch.Tensor,
-    sigma: float | torch.Tensor,
-    seed: int,
-    stream: int,
-    mean: torch.Tensor | None,
-    std: torch.Tensor | None,
-) -> None:
+def _fill_on_host(out: torch.Tensor, noise: _Noise) -> None:
     import numpy as np
     import torch
 
     from tcertify_kernels import _noise_numba as twin
 
+    fill: Any = twin.fill
     rows, channels_last = len(out), not out.is_contiguous()
     kind = {torch.float32: twin.FLOAT, torch.float16: twin.HALF, torch.bfloat16: twin.BFLOAT}
-    flat = out.permute(0, 2, 3, 1) if channels_last else out
-    bits = flat.detach().reshape(rows, -1)
-    target = (bits if out.dtype == torch.float32 else bits.view(torch.uint16)).numpy()
-    images = x.detach().reshape(len(x), -1).numpy()
+    flat = (out.permute(0, 2, 3, 1) if channels_last else out).detach().reshape(rows, -1)
+    target = (flat if out.dtype == torch.float32 else flat.view(torch.uint16)).numpy()
+    images = noise.x.detach().reshape(len(noise.x), -1).numpy()
+    sigma = noise.sigma
     levels = np.array([sigma], np.float32) if isinstance(sigma, float) else sigma.detach().numpy()
-    if mean is None or std is None:
-        shift = np.zeros(out.shape[1] if channels_last else 1, np.float32)
-        scale = np.ones_like(shift)
+    shift: Any = np.zeros(out.shape[1] if channels_last else 1, np.float32)
+    scale = np.ones_like(shift)
+    if noise.mean is not None and noise.std is not None:
+        shift = noise.mean.detach().numpy()
+        scale = np.float32(1) / noise.std.detach().numpy()
+    arguments = (
+        *(target, kind[out.dtype], images),
+        *(noise.slot.numpy(), noise.image.numpy(), noise.sample.numpy(), levels),
+        *(np.uint64(noise.seed), noise.stream, shift, scale, channels_last),
+    )
+    blocks = rows * -(-images.shape[1] // 4)
+    split(lambda first, last: fill(*arguments, first, last), blocks, _BLOCKS_PER_THREAD)
+
+
+def _fill_on_device(out: torch.Tensor, noise: _Noise) -> None:
+    import numpy as np
+    import torch
+
+    rows, size = len(out), noise.x[0].numel()
+    group = 4 if out.dtype == torch.float32 else 8  # elements of a 16-byte store
+    if out.is_contiguous():
+        layout, groups = "contiguous", -(-size // group)
+    elif out.shape[1] == 3 and size % (3 * group) == 0 and out.data_ptr() % 16 == 0:
+        layout, groups = "colour", size // (3 * group)
     else:
-        shift, scale = mean.detach().numpy(), np.float32(1) / std.detach().numpy()
-    arrays = slot.numpy(), image.numpy(), sample.numpy()
+        layout, groups = "channels_last", -(-size // 4)
+    name = f"{layout}_{str(out.dtype).removeprefix('torch.')}"
+    sigma, sigmas, mean, std = 1.0, 0, 0, 0
+    if isinstance(noise.sigma, float):
+        sigma = noise.sigma
+    else:
+        sigmas = noise.sigma.data_ptr()
+    if noise.mean is not None and noise.std is not None:
+        name, mean, std = f"{name}_normalised", noise.mean.data_ptr(), noise.std.data_ptr()
+    arguments = (
+        *(tensor.data_ptr() for tensor in (out, *noise[:4])),
+        *(sigmas, mean, std, np.uint64(noise.seed)),
+        *map(np.uint32, (size, rows, len(noise.x), out.shape[1], noise.stream)),
+        np.float32(sigma),
+    )
+    _cuda.launch("noise", name, out.device, *_launch_shape(rows, groups), arguments)
 
-    def work(first: int, last: int) -> None:
-        twin.fill(
-            target,
-            kind[out.dtype],
-            images,
-            *arrays,
-            levels,
-            np.uint64(seed),
-            stream,
-            shift,
-            scale,
-            channels_last,
-            first,
-            last,
-        )
 
-    split(work, rows * -(-images.shape[1] // 4), _BLOCKS_PER_THREAD)
+def _launch_shape(rows: int, groups: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Grid and block: rows along y, the groups of a row along x, 256 threads a block."""
+    across = min(256, 1 << (groups - 1).bit_length())
+    down = 256 // across
+    tall = min(-(-rows // down), 65535)
+    wide = min(-(-groups // across), max(1, _BLOCKS // tall))
+    return (wide, tall), (across, down)

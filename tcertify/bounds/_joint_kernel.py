@@ -13,13 +13,15 @@ from numba import njit
 from numpy.typing import NDArray
 
 #: Share of alpha paid for looking at plausible p_A only.
-BETA = 1e-3
+BETA = 1e-4
 #: Share of alpha that the columns left out of a sum may hold.
 LEFT_OUT = 1e-9
 #: Accuracy of log P that branch and bound works to.
-TOLERANCE = 2e-3
+TOLERANCE = 5e-4
 #: Angles at which the ordering splits z between p_A and the competitor.
-ANGLES = 12
+ANGLES = 32
+#: Halvings of one cell before branch and bound gives up.
+CELLS_WAITING = 60
 #: Below this a binomial mass is not carried on by recurrence.
 TINY = 1e-290
 
@@ -152,6 +154,18 @@ def _rank(k_a: int, k_b: int, n: int, z: float) -> float:
 
 
 @njit(cache=True, nogil=True)
+def _largest_count(rank: float, n: int, m: int, z_a: float, z_b: float) -> float:
+    """The largest (real) b beside a = n - m whose limits at z_a and z_b leave t >= rank.
+
+    More than the rounding error of the formulas is added: a larger region is on the safe side.
+    """
+    if m == 0:
+        return 0.0
+    q = _upper_rate(m, n, z_a)
+    return _lower_count(_cdf(-_quantile(q) - rank) / q, m, z_b) + 1e-9 + 1e-11 * m
+
+
+@njit(cache=True, nogil=True)
 def _columns(rank: float, n: int, z: float, first: int, last: int) -> NDArray[np.int64]:
     """b*(a) for a = first..last: a superset, nondecreasing up to b <= n - a, of {T >= rank}."""
     out = np.empty(last - first + 1, np.int64)
@@ -161,18 +175,26 @@ def _columns(rank: float, n: int, z: float, first: int, last: int) -> NDArray[np
         cosines[j] = z * math.cos(0.5 * math.pi * j / ANGLES)
         sines[j] = z * math.sin(0.5 * math.pi * j / ANGLES)
     running = -1.0
+    j = 0
     for a in range(first, last + 1):
         m = n - a
-        largest = float(m)
-        if m > 0:
-            for j in range(ANGLES + 1):
-                q = _upper_rate(m, n, cosines[j])
-                rate = _cdf(-_quantile(q) - rank) / q
-                largest = min(largest, _lower_count(rate, m, sines[j]))
-                if largest < 0.0:
+        if running >= m:
+            out[a - first] = m
+            continue
+        # The least over the angles is found downhill from the angle that was best before.
+        largest = _largest_count(rank, n, m, cosines[j], sines[j])
+        if largest >= m:
+            for k in range(ANGLES + 1):
+                other = _largest_count(rank, n, m, cosines[k], sines[k])
+                if other < largest:
+                    j, largest = k, other
+        for step in (1, -1):
+            while 0 <= j + step <= ANGLES and largest >= 0.0:
+                other = _largest_count(rank, n, m, cosines[j + step], sines[j + step])
+                if other >= largest:
                     break
-        # The margin exceeds the rounding error of the formulas; a larger region is safe.
-        running = max(running, largest + 1e-9 + 1e-11 * m)
+                j, largest = j + step, other
+        running = max(running, largest)
         out[a - first] = min(math.floor(running), m)
     return out
 
@@ -208,7 +230,8 @@ def _probability(
     stop = min(first + len(columns) - 1, math.ceil(n * p + spread))
     while start <= stop and columns[start - first] < 0:
         start += 1
-    total = 2.0 * math.exp(-x)  # the columns left out on either side
+    tiny = math.exp(-x)
+    total = 2.0 * tiny  # the columns left out on either side
     if start > stop:
         return total
     weight = _mass(start, n, p, q)
@@ -217,7 +240,7 @@ def _probability(
         start += 1
         weight = _mass(start, n, p, q)
     odds = p / q
-    odds_b = r / (1.0 - r) if r < 1.0 else 0.0
+    odds_b = r / (1.0 - r)
     carried = False
     tail = 0.0
     mass = 0.0
@@ -228,8 +251,6 @@ def _probability(
         if largest >= m:
             tail = 1.0
             carried = False
-        elif r >= 1.0:
-            tail = 0.0
         elif carried and mass > TINY:
             # one trial fewer, then up to the new b
             mass *= (m + 1.0 - b) / ((m + 1.0) * (1.0 - r))
@@ -238,12 +259,15 @@ def _probability(
                 mass *= (m - b) / (b + 1.0) * odds_b
                 b += 1
                 tail += mass
-        elif r > 0.0:
-            b = largest
-            tail, mass = _lower_tail(b, m, r)
-            carried = True
         else:
-            tail = 1.0
+            # Bernstein: far from the mean the tail is known well enough.
+            ahead = largest - m * r
+            carried = ahead * ahead < _spread(m * r * (1.0 - r), x) ** 2
+            if carried:
+                b = largest
+                tail, mass = _lower_tail(b, m, r)
+            else:
+                tail = 1.0 if ahead > 0.0 else tiny
         total += weight * tail
         weight *= (n - a) / (a + 1.0) * odds
     return total * (1.0 + 1e-9 + 4e-15 * n)
@@ -262,44 +286,56 @@ def _at(columns: NDArray[np.int64], first: int, n: int, z_a: float, z_c: float, 
     q and r are moved down by more than their error: the probability falls in both.
     """
     q = _cdf(-z_a) * (1.0 - _nudge(z_a))
-    r = min(_cdf(z_c) / q, 1.0) * (1.0 - _nudge(z_a) - _nudge(z_c))
+    r = 0.0
+    if z_c > -math.inf:
+        r = min(_cdf(z_c) / q, 1.0) * (1.0 - _nudge(z_a) - _nudge(z_c))
     return _probability(columns, first, n, q, r, x)
 
 
 @njit(cache=True, nogil=True)
-def _log_slopes(z_a: float, t: float) -> tuple[float, float, float]:
-    """d/dz of log p_A, log p_c and log(1 - p_A - p_c) along the curve; each falls in z."""
+def _rest(z_a: float, t: float) -> float:
+    """1 - p_A - p_c on the curve, with its digits near the edge where it is 0."""
     z_c = z_a - t
+    width = -z_a - z_c
+    middle = 0.5 * (z_c - z_a)
+    if width * (1.0 + abs(middle)) > 0.01:
+        return _cdf(-z_a) - _cdf(z_c)
+    return width * _phi(middle) * (1.0 + (middle * middle - 1.0) * width * width / 24.0)
+
+
+@njit(cache=True, nogil=True)
+def _log_slopes(z_a: float, t: float) -> tuple[float, float, float]:
+    """The slopes of log p_A, log p_c and log(1 - p_A - p_c) along the curve; each falls in z_a."""
     density_a = _phi(z_a)
-    density_c = _phi(z_c)
-    rest = _cdf(-z_a) - _cdf(z_c)
+    density_c = _phi(z_a - t)
     return (
         density_a / _cdf(z_a),
-        density_c / _cdf(z_c),
-        -(density_a + density_c) / rest if rest > 0.0 else -math.inf,
+        density_c / _cdf(z_a - t),
+        -(density_a + density_c) / _rest(z_a, t),
     )
 
 
 @njit(cache=True, nogil=True)
 def _count_bound(n: int, p: float, x: float) -> float:
+    """A count that Bin(n, p) exceeds with probability at most exp(-x)."""
     return min(float(n), n * p + _spread(n * p, x))
 
 
 @njit(cache=True, nogil=True)
 def _gap(n: int, t: float, low: float, high: float, x: float) -> float:
     """How far log P can rise inside [low, high] above its larger end value."""
-    slopes_low = _log_slopes(low, t)
-    slopes_high = _log_slopes(high, t)
+    a_low, c_low, rest_low = _log_slopes(low, t)
+    a_high, c_high, rest_high = _log_slopes(high, t)
     bend = (
-        _count_bound(n, _cdf(high), x) * (slopes_low[0] - slopes_high[0])
-        + _count_bound(n, _cdf(high - t), x) * (slopes_low[1] - slopes_high[1])
-        + _count_bound(n, _cdf(-low) - _cdf(low - t), x) * (slopes_low[2] - slopes_high[2])
+        _count_bound(n, _cdf(high), x) * (a_low - a_high)
+        + _count_bound(n, _cdf(high - t), x) * (c_low - c_high)
+        + _count_bound(n, _rest(low, t), x) * (rest_low - rest_high)
     )
-    return 0.25 * (high - low) * bend * (1.0 + 1e-9) + 1e-9
+    return 0.25 * (high - low) * bend * (1.0 + 1e-6) + 1e-8
 
 
 @njit(cache=True, nogil=True)
-def _exceeds(
+def _excess(
     columns: NDArray[np.int64],
     first: int,
     n: int,
@@ -309,53 +345,43 @@ def _exceeds(
     x: float,
     level: float,
 ) -> float:
-    """0 if the region has probability <= level all along the curve from z_A = low to high.
+    """0 where the region has probability <= `level` all along the curve, z_A = low to high.
 
-    Else a probability above level * exp(-TOLERANCE) that was met on it.
+    Otherwise a probability above level * exp(-TOLERANCE) that was met there. Branch and bound:
+    a cell whose bound is too large is halved, its right half waiting on the stack.
     """
-    edge = high >= 0.5 * t
-    parts = 8
-    stack_low = np.empty(256)
-    stack_high = np.empty(256)
-    stack_p = np.empty((256, 2))
+    at_edge = high >= 0.5 * t
     allowed = level * math.exp(-TOLERANCE)
     tails = 3.0 * math.exp(-x)
-    left = low
-    p_left = _at(columns, first, n, left, left - t, x)
-    for i in range(parts):
-        right = high if i == parts - 1 else low + (high - low) * (i + 1) / parts
-        p_right = _at(columns, first, n, right, right - t, x)
-        depth = 0
-        stack_low[0], stack_high[0], stack_p[0, 0], stack_p[0, 1] = left, right, p_left, p_right
-        left, p_left = right, p_right
-        while depth >= 0:
-            a, b, p_a, p_b = (
-                stack_low[depth],
-                stack_high[depth],
-                stack_p[depth, 0],
-                stack_p[depth, 1],
-            )
-            depth -= 1
-            worst = max(p_a, p_b)
-            if not worst <= allowed:
-                return worst
-            if a - t < -_FAR or (edge and b >= high):
-                # no bend to speak of: the monotone bound, p_A of the upper end, p_c of the lower
-                bound = _at(columns, first, n, b, a - t if a - t >= -_FAR else -math.inf, x)
-            else:
-                bound = worst * math.exp(min(_gap(n, t, a, b, x), 700.0)) + tails
-            if bound <= level:
-                continue
-            middle = 0.5 * (a + b)
-            if depth + 2 >= 256 or not a < middle < b:
-                return bound
-            p_middle = _at(columns, first, n, middle, middle - t, x)
-            depth += 1
-            stack_low[depth], stack_high[depth] = middle, b
-            stack_p[depth, 0], stack_p[depth, 1] = p_middle, p_b
-            depth += 1
-            stack_low[depth], stack_high[depth] = a, middle
-            stack_p[depth, 0], stack_p[depth, 1] = p_a, p_middle
+    right = np.empty(CELLS_WAITING)
+    p_right = np.empty(CELLS_WAITING)
+    right[0] = high
+    p_right[0] = _at(columns, first, n, high, high - t, x)
+    waiting = 1
+    a = low
+    p_a = _at(columns, first, n, a, a - t, x)
+    while waiting > 0:
+        b, p_b = right[waiting - 1], p_right[waiting - 1]
+        worst: float = max(p_a, p_b)
+        if worst > allowed:
+            return worst
+        if a - t < -_FAR:
+            bound = _at(columns, first, n, b, -math.inf, x)
+        elif at_edge and b == high:
+            # The log of what is left for other classes bends without limit: the monotone bound.
+            bound = _at(columns, first, n, b, a - t, x)
+        else:
+            bound = worst * math.exp(min(_gap(n, t, a, b, x), 100.0)) + tails
+        if bound <= level:
+            a, p_a = b, p_b
+            waiting -= 1
+            continue
+        middle = 0.5 * (a + b)
+        if waiting == CELLS_WAITING or not a < middle < b:
+            return bound
+        right[waiting] = middle
+        p_right[waiting] = _at(columns, first, n, middle, middle - t, x)
+        waiting += 1
     return 0.0
 
 
@@ -402,7 +428,7 @@ def _invert(k_a: int, k_b: int, n: int, alpha: float, z: float) -> float:
     """A t that is certified: at most the exact lower bound, by little."""
     if k_a == 0:
         return -math.inf
-    x_beta = math.log(2.0 / BETA) - math.log(alpha)
+    x_beta = (math.log(2.0 / BETA) - math.log(alpha)) * (1.0 + 1e-9)
     x = -math.log(LEFT_OUT) - math.log(alpha)
     low = _plausible(k_a, n, x_beta, -1.0)
     if low <= -_FAR:
@@ -418,44 +444,46 @@ def _invert(k_a: int, k_b: int, n: int, alpha: float, z: float) -> float:
         rank -= 1e-12 * (1.0 + abs(rank))
     columns = _columns(rank, n, z, first, last)
     level = alpha * (1.0 - BETA) * (1.0 - 1e-9)
-    goal = math.log(level) - 1.5 * TOLERANCE
 
     # Below 2 * low the curve has no plausible point, so that t is certified.
     sure = 2.0 * low
-    below, above = sure, math.nan
-    g_below, g_above = -math.inf, math.nan
-    t = max(rank, sure + 1e-3) if rank < math.inf else sure + 1.0
-    step = 0.05
-    g = 0.0
-    slope = 1.0
+    # Phi^-1 of the probability is nearly a straight line in t: the secant method, in brackets.
+    scale = 0.3
+    t = sure + 2.0
+    if rank < math.inf:
+        t = max(rank, sure + 0.1)
+        scale = max(_rank(k_a, k_b, n, 0.0) - _rank(k_a, k_b, n, 1.0), 1e-12)
+    slope = 1.0 / scale
+    goal = _quantile(level * math.exp(-1.5 * TOLERANCE))
+    below, above = sure, math.inf
+    last_t, last_w = math.nan, math.nan
     for _ in range(100):
-        g = math.log(_coarse(columns, first, n, t, low, min(high, 0.5 * t), x)) - goal
-        if g > 0.0:
-            above, g_above = t, g
-        else:
-            below, g_below = t, g
-        if abs(g) < 0.5 * TOLERANCE or above - below < 1e-13 * (1.0 + abs(t)):
+        met = _coarse(columns, first, n, t, low, min(high, 0.5 * t), x)
+        w = _quantile(min(met, 1.0 - 1e-15))
+        if not math.isnan(last_t) and t != last_t:
+            secant = (w - last_w) / (t - last_t)
+            slope = min(max(secant, 0.2 / scale), 5.0 / scale)
+        if abs(w - goal) < 1e-4:
             break
-        if math.isnan(above):
-            t += step
-            step *= 2.0
-        elif g_below < -5.0:
-            t = max(0.5 * (below + above), above - step)
-            step *= 2.0
+        last_t, last_w = t, w
+        if w > goal:
+            above = t
         else:
-            slope = (g_above - g_below) / (above - below)
-            t = above - g_above / slope
-    if g_below > -math.inf and g_above > g_below:
-        slope = (g_above - g_below) / (above - below)
-    slope = max(slope, 1.0)
+            below = t
+        t += (goal - w) / slope
+        if not below < t < above:
+            t = 0.5 * (below + above) if above < math.inf else below + scale
+        if above - below < 1e-13 * (1.0 + abs(t)):
+            break
     # The rigorous pass; where it meets more than the coarse one saw, a smaller t.
     for attempt in range(60):
         if t <= sure:
             return sure
-        met = _exceeds(columns, first, n, t, low, min(high, 0.5 * t), x, level)
+        met = _excess(columns, first, n, t, low, min(high, 0.5 * t), x, level)
         if met == 0.0:
             return t
-        t -= (math.log(met) - goal) / slope * 1.1**attempt
+        w = _quantile(min(met, 1.0 - 1e-15))
+        t -= (w - goal) / slope * 1.2**attempt
     return sure
 
 

@@ -149,7 +149,7 @@ def _small_lower(k: Floats, n: Floats, alpha: Floats) -> Floats:
     bound = np.exp(log_bound) * (1 - _ROUNDING * (1 - log_bound))
     inner = k < n
     root, error = lower_root(k[inner], n[inner], alpha[inner])
-    bound[inner] = root * (1 - error)
+    bound[inner] = np.maximum(root * (1 - error), 0)
     return bound
 
 
@@ -158,5 +158,5 @@ def _small_upper(k: Floats, n: Floats, alpha: Floats) -> Floats:
     bound = -np.expm1(np.log(alpha) / n) * (1 + _ROUNDING)
     inner = k > 0
     root, error = upper_root(k[inner], n[inner], alpha[inner])
-    bound[inner] = root * (1 + error)
+    bound[inner] = np.minimum(root * (1 + error), 1)
     return bound

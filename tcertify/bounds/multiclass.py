@@ -110,7 +110,7 @@ def _solve(
     root, slopes, log_alpha = start.copy(), np.ones_like(start), np.log(alpha)
     for _ in range(_MAX_STEPS):
         if not active.any():
-            return root, relative_error(n, slopes)
+            return root, relative_error(n, alpha, slopes)
         total, slope = terms.sum_and_slope(root)
         at = np.flatnonzero(active)
         distance = np.log(total[at]) - log_alpha[at]

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, cast
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tcertify.data.dataset import Dataset
 
-#: What `load` knows: each is a module of this package with a function ``load(split)``.
-NAMES = ("digits",)
+#: What `load` knows.
+NAMES = ("digits", "cifar10", "imagenet")
 
 
-def load(name: str, split: str = "test") -> Dataset:
-    """Load the data set called `name`; an unknown name is an error that says what exists."""
+def load(name: str, split: str = "test", root: str | Path | None = None) -> Dataset:
+    """Load the data set called `name`; an unknown name is an error that says what exists.
+
+    `root` is the folder that holds the data, for all but the digits, which need none.
+    """
     if name not in NAMES:
         raise ValueError(f"DATASET must be one of {', '.join(NAMES)}, got {name!r}.")
-    module = importlib.import_module(f"tcertify.data.{name}")
-    return cast("Dataset", module.load(split))
+    from tcertify.data import cifar10, digits, imagenet
+
+    if name == "digits":
+        return digits.load(split)
+    if root is None:
+        raise ValueError(f"`root` must name the folder that holds {name}, got None.")
+    return cifar10.load(split, root) if name == "cifar10" else imagenet.load(split, root)

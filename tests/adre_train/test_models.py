@@ -81,7 +81,7 @@ def test_the_first_layer_standardises_by_constants_that_are_no_state():
 
 
 def test_an_unknown_architecture_is_named_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"one of cifar-resnet20, .*resnet50, got 'vgg'\."):
+    with pytest.raises(ValueError, match=r"one of cifar-resnet20, .*digits, got 'vgg'\."):
         models.build("vgg", 10)
 
 

@@ -35,7 +35,7 @@ def test_none_and_all_have_their_closed_forms(n):
     np.testing.assert_array_equal(clopper_pearson_lower(0, n, alpha), 0)
     np.testing.assert_array_equal(clopper_pearson_upper(n, n, alpha), 1)
     np.testing.assert_allclose(clopper_pearson_upper(0, n, alpha), rest, rtol=1e-14)
-    np.testing.assert_allclose(clopper_pearson_lower(n, n, alpha), alpha ** (1 / n), rtol=1e-13)
+    np.testing.assert_allclose(clopper_pearson_lower(n, n, alpha), alpha ** (1 / n), rtol=2e-13)
     np.testing.assert_allclose(clopper_pearson_lower_complement(n, n, alpha), rest, rtol=1e-14)
 
 

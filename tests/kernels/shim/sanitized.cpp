@@ -98,9 +98,9 @@ static void tally(Kernel* kernel, u32 rows, u32 classes, u32 offset, u32 infinit
 }
 
 int main() {
-    tally<u32>(few_32, 41, 10, 0, 0x7F800000u);
+    tally<u32>(few_32, 101, 10, 0, 0x7F800000u);
     tally<u32>(few_32, 19, 3, 1, 0x7F800000u);
-    tally<unsigned short>(few_16, 37, 10, 3, 0x7C00u);
+    tally<unsigned short>(few_16, 73, 10, 3, 0x7C00u);
     tally<u32>(many_32, 9, 133, 1, 0x7F800000u);
     tally<unsigned short>(many_16, 9, 300, 5, 0x7F80u);
     puts("counting done");

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from adre_train import pgd, smooth_adv
-from adre_train.pgd import noisy_logits
+from adre_train.attack import noisy_logits
 
 
 class Linear(nn.Module):

@@ -1,0 +1,132 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from adre_train import checkpoints
+
+
+def write(folder, epoch):
+    weights = {"fc.weight": torch.full((3, 2), float(epoch))}
+    checkpoints.write(folder, epoch, weights, {"fc.weight": torch.ones(3, 2)}, {"note": epoch})
+
+
+def test_what_is_written_is_read(tmp_path):
+    write(tmp_path, 1)
+    checkpoint = checkpoints.latest(tmp_path)
+    assert checkpoint.path == checkpoints.weights_path(tmp_path, 1)
+    assert torch.equal(checkpoint.weights["fc.weight"], torch.ones(3, 2))
+    assert torch.equal(checkpoint.optimizer["fc.weight"], torch.ones(3, 2))
+    assert checkpoint.record["note"] == 1
+    assert checkpoint.record["epoch"] == 1
+
+
+def test_a_run_without_momentum_keeps_an_empty_optimiser(tmp_path):
+    checkpoints.write(tmp_path, 1, {"w": torch.zeros(2)}, {}, {})
+    assert checkpoints.latest(tmp_path).optimizer == {}
+
+
+def test_an_empty_folder_holds_no_checkpoint(tmp_path):
+    assert checkpoints.latest(tmp_path) is None
+
+
+def test_the_last_two_checkpoints_are_kept(tmp_path):
+    for epoch in (1, 2, 10, 11):
+        write(tmp_path, epoch)
+    names = {path.name for path in tmp_path.iterdir()}
+    suffixes = (".json", ".safetensors", ".optimizer.safetensors")
+    assert names == {f"epoch-{e:05d}{suffix}" for e in (10, 11) for suffix in suffixes}
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors", ".optimizer.safetensors"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, suffix, damage):
+    write(tmp_path, 1)
+    write(tmp_path, 2)
+    path = tmp_path / f"epoch-00002{suffix}"
+    content = bytearray(path.read_bytes())
+    if damage == "gone" and suffix == ".json":
+        pytest.skip("without its record a checkpoint was never complete")
+    if damage == "gone":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(content[:-1])
+    else:
+        content[len(content) // 2] ^= 0xFF
+        path.write_bytes(content)
+    with pytest.warns(RuntimeWarning, match=rf"epoch-00001.*later ones are damaged: .*{path.name}"):
+        checkpoint = checkpoints.latest(tmp_path)
+    assert checkpoint.record["note"] == 1
+
+
+def test_when_every_checkpoint_is_damaged_each_is_named(tmp_path):
+    write(tmp_path, 1)
+    write(tmp_path, 2)
+    for path in tmp_path.glob("*.json"):
+        path.write_text(json.dumps({"epoch": 1}))
+    with pytest.raises(ValueError, match=r"is damaged: .*epoch-00002\.json.*epoch-00001\.json"):
+        checkpoints.latest(tmp_path)
+
+
+KILLED_AT_EVERY_CALL = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from adre_train import checkpoints
+
+torch.set_num_threads(1)
+
+def write(folder, epoch):
+    weights = {"w": torch.full((100, 100), float(epoch))}
+    checkpoints.write(folder, epoch, weights, {"w": weights["w"]}, {"note": epoch})
+
+def killed_at(call, folder):
+    "Write epoch 4 and die at the given call to the operating system; return whether it died."
+    child = os.fork()
+    if not child:
+        seen = 0
+        def counting(event, _):
+            nonlocal seen
+            watched = event in ("open", "os.rename", "os.remove")
+            seen += watched
+            if watched and seen == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+        fsync = os.fsync
+        os.fsync = lambda fd: (sys.audit("open", "fsync"), fsync(fd))
+        sys.addaudithook(counting)
+        write(folder, 4)
+        os._exit(0)
+    return os.waitpid(child, 0)[1] == signal.SIGKILL
+
+root = Path(sys.argv[1])
+call = 1
+while True:
+    folder = root / str(call)
+    folder.mkdir()
+    for epoch in (1, 2, 3):
+        write(folder, epoch)
+    died = killed_at(call, folder)
+    checkpoint = checkpoints.latest(folder)
+    assert checkpoint.record["note"] in (3, 4), checkpoint.record
+    assert (checkpoint.weights["w"] == checkpoint.record["note"]).all()
+    write(folder, 4)  # what a resumed run does next
+    assert checkpoints.latest(folder).record["note"] == 4
+    if not died:
+        break
+    call += 1
+print(call)
+"""
+
+
+def test_a_kill_at_any_call_while_writing_leaves_the_last_checkpoint_whole(tmp_path):
+    path = f"import sys; sys.path[:0] = {sys.path!r}\n"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", path + KILLED_AT_EVERY_CALL, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 12

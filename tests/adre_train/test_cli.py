@@ -1,0 +1,88 @@
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from adre_train.cli import main
+from adre_train.recipe import names
+
+TINY = ["--set", "epochs=2", "--set", "k=1", "--set", "validate_every=0", "--set", "batch=512"]
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_a_recipe_trains_and_prints_where_the_weights_are(tmp_path):
+    done = invoke("digits", *TINY, "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert done.output == f"{tmp_path / 'epoch-00002.safetensors'}\n"
+    assert (tmp_path / "epoch-00002.safetensors").is_file()
+    assert (tmp_path / "metrics.csv").read_text().startswith("epoch,lr,loss,")
+
+
+def test_without_a_folder_the_run_goes_under_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert invoke("digits", *TINY, "--set", "epochs=1").output == (
+        "runs/digits/epoch-00001.safetensors\n"
+    )
+
+
+def test_a_second_run_in_the_same_folder_is_refused_and_resume_allowed(tmp_path):
+    invoke("digits", *TINY, "--out", tmp_path)
+    again = invoke("digits", *TINY, "--out", tmp_path)
+    assert again.exit_code == 1
+    assert "resume it" in again.output
+    assert invoke("digits", *TINY, "--out", tmp_path, "--resume").exit_code == 0
+    changed = invoke("digits", *TINY, "--set", "lam=0.5", "--out", tmp_path, "--resume")
+    assert changed.exit_code == 1
+    assert "made with lam = 0.1, now 0.5" in changed.output
+
+
+def test_a_dry_run_prints_settings_and_cost_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = invoke("digits", "--set", "lam=0.3", "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "lam = 0.3\n" in done.output
+    assert "43,050 parameters, 360 steps, " in done.output
+    assert "hours on this machine's" in done.output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("recipe", ["cifar10", "imagenet"])
+def test_data_on_disk_must_be_named_and_there(tmp_path, recipe):
+    missing = invoke(recipe, "--out", tmp_path / "out")
+    assert missing.exit_code == 1
+    assert f"must name the folder that holds {recipe}" in missing.output
+    empty = invoke(recipe, "--out", tmp_path / "out", "--data", tmp_path)
+    assert empty.exit_code == 1
+    assert "https://" in empty.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["svhn"], "svhn is neither a file nor one of the recipes"),
+        (["digits", "--set", "lam=-1"], "`lam` must be at least 0 and finite, got -1.0."),
+        (["digits", "--set", "k=0"], "`k` must be at least 1, got 0."),
+        (["digits", "--set", "architecture=vgg", *TINY], "`architecture` must be one of "),
+    ],
+)
+def test_a_bad_argument_ends_with_one_sentence(tmp_path, arguments, message):
+    done = invoke(*arguments, "--out", tmp_path)
+    assert done.exit_code == 1
+    assert message in done.output
+    assert "Traceback" not in done.output
+
+
+def test_the_help_names_every_recipe():
+    text = invoke("--help").output
+    assert all(name in text for name in names())
+
+
+def test_importing_the_command_loads_no_torch():
+    import subprocess
+
+    code = f"import sys; sys.path[:0] = {sys.path!r}; import adre_train.cli; "
+    code += "assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,103 @@
+import dataclasses
+import math
+
+import pytest
+
+from adre_train import models, recipe
+from adre_train.recipe import Recipe
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_every_recipe_that_comes_along_loads_and_names_a_known_architecture(name):
+    assert recipe.load(name).architecture in models.ARCHITECTURES
+
+
+def test_the_recipes_hold_the_paper_s_settings():
+    cifar, adversarial = recipe.load("cifar10"), recipe.load("cifar10-adv")
+    assert (cifar.architecture, cifar.batch, cifar.k, cifar.epochs) == (
+        "cifar-resnet110",
+        400,
+        8,
+        150,
+    )
+    assert [cifar.learning_rate(e) for e in (0, 49.9, 50, 100)] == pytest.approx(
+        [0.1, 0.1, 0.01, 0.001]
+    )
+    assert (adversarial.steps, adversarial.k) == (2, 8)
+    imagenet = recipe.load("imagenet")
+    assert (imagenet.architecture, imagenet.batch, imagenet.k) == ("resnet50", 256, 1)
+    assert (imagenet.momentum, imagenet.label_smoothing) == (0.875, 0.1)
+    assert imagenet.weight_decay == 1 / 32768
+    assert (recipe.load("imagenet-k4").batch, recipe.load("imagenet-k4").k) == (64, 4)
+    assert (recipe.load("imagenet-adv").steps, recipe.load("imagenet-adv").k) == (1, 1)
+
+
+@pytest.mark.parametrize("epoch", [0, 0.5, 3, 7.99, 8, 8.01, 30, 49.5])
+def test_the_cosine_schedule_is_the_paper_s(epoch):
+    falling = 0.05 * (1 + math.cos(math.pi * (epoch - 8) / 42))
+    expected = 0.1 * epoch / 8 if epoch < 8 else falling
+    assert recipe.load("imagenet").learning_rate(epoch) == pytest.approx(expected, rel=1e-12)
+
+
+def test_eps_grows_linearly_over_the_first_epochs():
+    grown = Recipe(eps=0.5, eps_warmup=4)
+    assert [grown.attack_radius(e) for e in range(6)] == [0.125, 0.25, 0.375, 0.5, 0.5, 0.5]
+    assert Recipe(eps=0.5).attack_radius(0) == 0.5
+
+
+def test_settings_are_put_over_the_recipe():
+    changed = recipe.load("digits", ["lam=0.3", "risk = radius", 'schedule="step"', "bf16=true"])
+    assert (changed.lam, changed.risk, changed.schedule, changed.bf16) == (
+        0.3,
+        "radius",
+        "step",
+        True,
+    )
+    assert recipe.load("digits", ["lam=1"]).lam == 1.0
+
+
+def test_a_file_is_read_by_its_path(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('sigma = 0.25\narchitecture = "resnet50"\n')
+    loaded = recipe.load(str(path))
+    assert loaded == Recipe(sigma=0.25, architecture="resnet50")
+    assert dataclasses.asdict(loaded)["sigma"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("lam=-1", r"`lam` must be at least 0 and finite, got -1\.0\."),
+        ("lam=nan", r"`lam` must be at least 0 and finite, got nan\."),
+        ("k=0", r"`k` must be at least 1, got 0\."),
+        ("k=1.5", r"`k` must be int, got 1\.5\."),
+        ("k=true", r"`k` must be int, got True\."),
+        ("sigma=0", r"`sigma` must be positive and finite, got 0\.0\."),
+        ("sigma=-0.5", r"`sigma` must be positive and finite, got -0\.5\."),
+        ("sigma=large", r"`sigma` must be float, got 'large'\."),
+        ("eps=-0.1", r"`eps` must be at least 0 and finite, got -0\.1\."),
+        ("steps=-1", r"`steps` must be at least 0, got -1\."),
+        ("floor=1", r"`floor` must be in \[0, 1\), got 1\.0\."),
+        ("label_smoothing=2", r"`label_smoothing` must be in \[0, 1\), got 2\.0\."),
+        ("risk=trades", r"`risk` must be one of adre, radius, stability, got 'trades'\."),
+        ("schedule=linear", r"`schedule` must be one of step, cosine, got 'linear'\."),
+        ("lamda=0.1", r"A recipe has no `lamda`\. Did you mean lam\?"),
+        ("zzzzzz=0.1", r"A recipe has no `zzzzzz`\. Did you mean accumulate or "),
+        ("lam", r"`--set` must be key=value, got 'lam'\."),
+    ],
+)
+def test_a_bad_setting_is_named(setting, message):
+    with pytest.raises(ValueError, match=message):
+        recipe.load("digits", [setting])
+
+
+def test_a_missing_recipe_is_named_with_those_there_are():
+    with pytest.raises(FileNotFoundError, match=r"svhn is neither a file nor one of .* digits, "):
+        recipe.load("svhn")
+
+
+def test_a_file_that_is_no_toml_is_named(tmp_path):
+    path = tmp_path / "broken.toml"
+    path.write_text("sigma = = 3")
+    with pytest.raises(ValueError, match=r"broken\.toml is no TOML: .*line 1"):
+        recipe.load(str(path))

@@ -1,0 +1,212 @@
+"""What can be known of the CUDA side without a device; tests marked gpu show the rest."""
+
+import contextlib
+import functools
+import json
+import re
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import registers
+from tcertify_kernels import _cuda, add_noise, count_votes, counting, noise
+from tests.kernels.backends import counted, noisy
+
+
+def _has_nvrtc():
+    try:
+        registers.nvrtc_version()
+    except Exception:  # CuPy raises its finder's own class when NVRTC is missing
+        return False
+    return True
+
+
+needs_nvrtc = pytest.mark.skipif(not _has_nvrtc(), reason="CuPy or NVRTC is not installed")
+
+LAYOUTS = ("contiguous", "channels_last", "colour")
+DTYPES = ("float32", "float16", "bfloat16")
+KERNELS = {
+    *(
+        f"{layout}_{dtype}{suffix}"
+        for layout in LAYOUTS
+        for dtype in DTYPES
+        for suffix in ("", "_normalised")
+    ),
+    *("few_32", "few_16", "many_32", "many_16"),
+}
+resources = functools.cache(registers.resources)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("architecture", registers.ARCHITECTURES)
+def test_every_kernel_compiles_without_spills_or_local_memory(architecture):
+    needs = resources(architecture)
+    assert set(needs) == KERNELS
+    assert all(need["stack"] == need["spilled"] == 0 for need in needs.values())
+    assert all(need["registers"] <= 64 for need in needs.values())  # four blocks of 256 an SM
+
+
+@needs_nvrtc
+def test_the_record_is_what_the_compiler_says():
+    record = json.loads(registers.RECORD.read_text())
+    assert set(record["kernels"]) == {f"sm_{target}" for target in registers.ARCHITECTURES}
+    if record["nvrtc"] == registers.nvrtc_version():
+        assert record["kernels"]["sm_90"] == resources(90)
+
+
+@needs_nvrtc
+def test_stores_are_of_16_bytes_and_no_operation_is_approximate():
+    ptx = registers.compile_kernels("noise", "-arch=compute_80", method="ptx")[0]
+    text = ptx.decode() if isinstance(ptx, bytes) else ptx
+    bodies = dict(re.findall(r"\.entry (\w+)\((.*?)\n}", text, re.DOTALL))
+    for name, body in bodies.items():
+        wide = body.count("st.global.v4")
+        assert (
+            wide
+            == {"contiguous": 1, "channels_last": 0, "colour": 3}[
+                next(layout for layout in LAYOUTS if name.startswith(layout))
+            ]
+        )
+        assert ".approx" not in body
+        assert ".local" not in body
+        rounded = re.findall(r"\b(?:fma|mul|add|sub|sqrt|rcp|div)\.[\w.]*f32", body)
+        assert rounded
+        assert all(".rn" in operation for operation in rounded)
+    assert len(bodies) == 18
+
+
+def test_the_source_that_is_compiled_has_nothing_to_include():
+    for stem in registers.STEMS:
+        assert "#include" not in _cuda.source(stem)
+        assert "__global__" in _cuda.source(stem)
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """Tensors on the CPU take the device's path, and each launch is written down."""
+    written = []
+    monkeypatch.setattr(noise, "_fill_on_host", noise._fill_on_device)
+    monkeypatch.setattr(counting, "_count_on_host", counting._count_on_device)
+    monkeypatch.setattr(_cuda, "launch", lambda *launch: written.append(launch))
+    return written
+
+
+def rows(count):
+    return torch.zeros(count, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "channels_last", "name", "grid", "block"),
+    [
+        ((1000, 3, 32, 32), torch.float32, False, "contiguous_float32", (3, 1000), (256, 1)),
+        ((1000, 3, 32, 32), torch.bfloat16, False, "contiguous_bfloat16", (2, 1000), (256, 1)),
+        ((1000, 3, 32, 32), torch.float16, True, "colour_float16", (1, 500), (128, 2)),
+        ((10, 3, 5, 5), torch.float32, True, "channels_last_float32", (1, 2), (32, 8)),
+        ((70_000, 1, 8, 8), torch.float32, False, "contiguous_float32", (1, 4375), (16, 16)),
+        ((70_000, 1), torch.float32, False, "contiguous_float32", (1, 274), (1, 256)),
+    ],
+)
+def test_noise_is_launched_on_the_kernel_of_its_dtype_and_layout(
+    launches, shape, dtype, channels_last, name, grid, block
+):
+    out = torch.empty(shape, dtype=dtype)
+    out = out.to(memory_format=torch.channels_last) if channels_last else out
+    x, zero = torch.zeros(2, *shape[1:]), rows(shape[0])
+    add_noise(out, x, zero.int(), zero, zero, sigma=0.1, seed=2**64 - 1, stream=1)
+    [(stem, found, device, *sizes, arguments)] = launches
+    assert (stem, found, device, sizes) == ("noise", name, out.device, [grid, block])
+    assert arguments[0] == out.data_ptr()
+    assert [type(argument) for argument in arguments] == [
+        *[int] * 8,
+        np.uint64,
+        *[np.uint32] * 5,
+        np.float32,
+    ]
+    size = int(np.prod(shape[1:]))
+    assert arguments[8:] == (2**64 - 1, size, shape[0], 2, shape[1], 1, np.float32(0.1))
+
+
+def test_votes_are_launched_on_the_kernel_of_their_width_and_number_of_classes(launches):
+    for classes, dtype, name, grid in (
+        (10, torch.float32, "few_32", (8, 1)),
+        (128, torch.bfloat16, "few_16", (8, 1)),
+        (1000, torch.float16, "many_16", (125, 1)),
+        (129, torch.float32, "many_32", (125, 1)),
+    ):
+        logits, counts = torch.zeros(1000, classes, dtype=dtype), torch.zeros(1, classes + 1)
+        count_votes(counts.long(), logits, rows(1000).int())
+        stem, found, _, *sizes, arguments = launches.pop()
+        assert (stem, found, sizes) == ("counting", name, [grid, (256, 1)])
+        assert [type(argument) for argument in arguments] == [*[int] * 4, *[np.uint32] * 4]
+
+
+def test_a_launch_goes_to_the_current_stream_under_the_guard_of_the_device(monkeypatch):
+    events = []
+
+    @contextlib.contextmanager
+    def guard(device):
+        events.append(f"enter {device}")
+        yield
+        events.append("leave")
+
+    monkeypatch.setattr(torch.cuda, "device", guard)
+    monkeypatch.setattr(
+        torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=f"of {device}")
+    )
+    monkeypatch.setattr(
+        _cuda, "kernel", lambda *name: lambda *sizes, stream: events.append(stream.ptr)
+    )
+    _cuda.launch("noise", "contiguous_float32", "cuda:1", (1, 1), (256, 1), ())
+    assert events == ["enter cuda:1", "of cuda:1", "leave"]
+
+
+def test_a_missing_cupy_is_an_error_that_names_the_pip_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'tcertify\[cuda13\]'"):
+        _cuda.kernel.__wrapped__("noise", "contiguous_float32")
+
+
+@pytest.mark.gpu
+def test_a_captured_graph_replays_with_samples_that_the_device_advances():
+    batch, steps, shape = 64, 3, (3, 8, 8)
+    x, zero = torch.rand(1, *shape).cuda(), rows(batch).cuda()
+    out, sample = torch.empty(batch, *shape).cuda(), torch.arange(batch).cuda()
+    counts, limit = rows(11).view(1, 11).cuda(), torch.tensor(150).cuda()
+    weights = torch.randn(192, 10).cuda()
+
+    def step():
+        add_noise(out, x, zero.int(), zero, sample, sigma=0.5, seed=3, stream=1)
+        count_votes(counts, out.flatten(1) @ weights, zero.int(), limit=limit)
+        sample.add_(batch)
+        limit.sub_(batch)
+
+    saved = [tensor.clone() for tensor in (sample, counts, limit)]
+    for _ in range(steps):
+        step()
+    eager = counts.clone(), out.clone()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    for tensor, before in zip((sample, counts, limit), saved, strict=True):
+        tensor.copy_(before)
+    for _ in range(steps):
+        graph.replay()
+    assert torch.equal(counts, eager[0])
+    assert torch.equal(out, eager[1])
+    assert int(counts.sum()) == 150
+
+
+@pytest.mark.gpu
+def test_kernels_run_on_the_stream_and_device_of_the_tensors():
+    side = torch.cuda.Stream()
+    x, zero = torch.zeros(1, 4096), rows(64)
+    numbers = {"sigma": 1.0, "seed": 3, "stream": 1}
+    expected = noisy("numba", torch.empty(64, 4096), x, zero.int(), zero, zero, **numbers)
+    with torch.cuda.stream(side):
+        found = noisy("cuda", torch.empty(64, 4096), x, zero.int(), zero, zero, **numbers)
+        votes = counted("cuda", rows(11).view(1, 11), torch.rand(64, 10), zero.int())
+    assert torch.equal(found, expected)
+    assert int(votes.sum()) == 64

@@ -1,0 +1,61 @@
+"""A data set and classifiers so small that whole runs take milliseconds."""
+
+import os
+import time
+
+import torch
+from torch import nn
+
+from tcertify.data.dataset import TensorDataset
+
+CLASSES = 3
+
+
+def images(count=12):
+    """Images (1, 2, 2), every third of one class, most of them easy."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % CLASSES
+    pixels = torch.rand(count, 1, 2, 2, generator=generator) * 0.4
+    pixels.view(count, 4)[torch.arange(count), labels] += 0.6
+    return TensorDataset("tiny/test", CLASSES, pixels, labels)
+
+
+class Network(nn.Module):
+    """The class of the largest of the first three pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, CLASSES)
+        nn.init.eye_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        self.eval()
+
+    def forward(self, batch):
+        return self.linear(batch.flatten(1))
+
+
+class SlowNetwork(Network):
+    """Takes long enough to be interrupted."""
+
+    def forward(self, batch):
+        time.sleep(0.005)
+        return super().forward(batch)
+
+
+def certify_slowly(path):
+    """A run of 60 images that takes about a second; a target for signals."""
+    from tcertify.engine import certify_dataset
+
+    torch.set_num_threads(1)
+    certify_dataset(
+        SlowNetwork(),
+        images(60),
+        sigma=0.5,
+        out=path,
+        n0=20,
+        n=200,
+        method="certify",
+        batch_size=64,
+        resume=True,
+        on_progress=lambda done, planned: os.sched_yield(),
+    )
