@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from scipy.special import betaincc, ndtr, ndtri
 
 from tcertify._checks import check_alpha, check_positive, check_whole
-from tcertify.bounds import clopper_pearson_lower, clopper_pearson_lower_complement
+from tcertify.certify import certify_counts
 from tcertify.curves import average_certified_radius, certified_accuracy
 from tcertify.logs import Log, format_down, read_log
-from tcertify.radius import l2_radius_lower
 
 #: What the field samples and states. alpha / 2 is what a two-sided interval at alpha spends.
 N_CANDIDATES = (100, 1000, 10_000, 50_000, 100_000, 500_000, 1_000_000)
@@ -188,9 +187,11 @@ def recertify_log(
     counts = smallest_counts(log, sigma=sigma, n=n, alpha=alpha)
     new_alpha = check_alpha(new_alpha, "new_alpha")
     distinct, where = np.unique(counts, return_inverse=True)
-    q_a = clopper_pearson_lower_complement(distinct, n, new_alpha)
-    p_a = clopper_pearson_lower(distinct, n, new_alpha)
-    return l2_radius_lower(p_a, q_a, sigma, q_a_upper=q_a)[where]
+    votes = np.stack([distinct, n - distinct], axis=1)
+    certificates = certify_counts(
+        votes, np.zeros_like(distinct), sigma=sigma, alpha=new_alpha, method="certify"
+    )
+    return certificates.radius[where]
 
 
 def _lattice_fit(log: Log, sigma: float, n: int, alpha: float) -> LatticeFit:

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from scipy import stats
-from tests.test_logs import published_logs
 
 from tcertify.audit import audit_command, audit_log, recertify_log, smallest_counts
 from tcertify.bounds import clopper_pearson_lower_complement
 from tcertify.certify import certify_counts
 from tcertify.logs import Log, read_log
+from tests.test_logs import published_logs
 
 
 def log_of(counts, *, n, alpha, sigma=0.5, shown=lambda radius: f"{radius:.4f}", step=1e-4):
