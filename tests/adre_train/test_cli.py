@@ -44,7 +44,7 @@ def test_a_dry_run_prints_settings_and_cost_and_writes_nothing(tmp_path, monkeyp
     done = invoke("digits", "--set", "lam=0.3", "--dry-run")
     assert done.exit_code == 0, done.output
     assert "lam = 0.3\n" in done.output
-    assert "43,050 parameters, 360 steps, " in done.output
+    assert "43,050 parameters, 690 steps, " in done.output
     assert "hours on this machine's" in done.output
     assert not list(tmp_path.iterdir())
 
