@@ -2,6 +2,7 @@
 
 import math
 
+import mpmath
 import numpy as np
 from flint import arb, ctx
 from numpy.typing import NDArray
@@ -126,3 +127,15 @@ def noise_row(seed: int, image: int, sample: int, stream: int, size: int) -> NDA
         words = philox_words(counter, (seed & 0xFFFFFFFF, seed >> 32))
         row += [*normal_of_words(*words[:2]), *normal_of_words(*words[2:])]
     return np.array(row[:size])
+
+
+# --- normal quantiles ---
+
+
+def normal_quantile(p, guess):
+    """Phi^-1(p) to 60 digits by Newton's steps, p being exact: a float or an mpf."""
+    with mpmath.workdps(60):
+        z = mpmath.mpf(float(guess))
+        for _ in range(4):
+            z -= (mpmath.erfc(-z / mpmath.sqrt(2)) / 2 - p) / mpmath.npdf(z)
+        return z
