@@ -120,8 +120,32 @@ def _upper_rate(k: float, m: float, z: float) -> float:
     """Upper limit at z of a rate with k of m seen (arcsine scale): the inverse of _lower_count."""
     angle = math.asin(math.sqrt((k + 1.0) / (m + 1.0))) + 0.5 * z / math.sqrt(m + 1.0)
     shifted = math.sin(min(angle, 0.5 * math.pi)) ** 2
-    shift = (z * z - 4.0) / (12.0 * m)
+    shift = (z * z - 4.0) / (12.0 * (m + z * z))
     return min((shifted + shift) / (1.0 + 2.0 * shift), 1.0)
+
+
+@njit(cache=True, nogil=True)
+def _lower_quantile(a: int, n: int, z: float) -> float:
+    """Phi^-1 of a lower limit at z of p_A, a >= 1 votes of n: on the arcsine or Paulson's scale.
+
+    The first agrees with `_upper_rate`, which two classes need; the second is good for few votes.
+    """
+    if 2 * a >= n >= 0.5 * z * z:
+        return -_quantile(_upper_rate(n - a, n, z))
+    # for few votes, no less than a union bound over the choices of a samples
+    odds_least = 0.0
+    if a <= z * z + 1.0:
+        log_choices = math.lgamma(n + 1.0) - math.lgamma(a + 1.0) - math.lgamma(n - a + 1.0)
+        odds_least = math.exp((math.log(_cdf(-z)) - log_choices) / a)
+    above = 1.0 - 1.0 / (9.0 * (n - a + 1.0))
+    below = 1.0 - 1.0 / (9.0 * a)
+    square = below * below - z * z * (1.0 - below)
+    odds = 0.0
+    if square > 0.0:
+        root = below * below * above * above - square * (above * above - z * z * (1.0 - above))
+        odds = (square / (below * above + math.sqrt(max(root, 0.0)))) ** 3 * a / (n - a + 1.0)
+    odds = max(odds, odds_least)
+    return _quantile(odds / (1.0 + odds)) if odds < 1.0 else -_quantile(1.0 / (1.0 + odds))
 
 
 @njit(cache=True, nogil=True)
@@ -129,7 +153,7 @@ def _lower_count(rate: float, m: float, z: float) -> float:
     """Largest (real) count of m that speaks against `rate` at z; nondecreasing in `rate`."""
     if rate >= 1.0:
         return m
-    shift = (z * z - 4.0) / (12.0 * m)
+    shift = (z * z - 4.0) / (12.0 * (m + z * z))
     shifted = rate * (1.0 + 2.0 * shift) - shift
     if shifted <= 0.0:
         return -1.0
@@ -147,9 +171,9 @@ def _rank(k_a: int, k_b: int, n: int, z: float) -> float:
         return least
     for j in range(ANGLES + 1):
         angle = 0.5 * math.pi * j / ANGLES
-        q = _upper_rate(n - k_a, n, z * math.cos(angle))
+        z_a = _lower_quantile(k_a, n, z * math.cos(angle))
         rate = _upper_rate(k_b, n - k_a, z * math.sin(angle))
-        least = min(least, -_quantile(q) - _quantile(q * rate))
+        least = min(least, z_a - _quantile(_cdf(-z_a) * rate))
     return least
 
 
@@ -161,8 +185,10 @@ def _largest_count(rank: float, n: int, m: int, z_a: float, z_b: float) -> float
     """
     if m == 0:
         return 0.0
-    q = _upper_rate(m, n, z_a)
-    return _lower_count(_cdf(-_quantile(q) - rank) / q, m, z_b) + 1e-9 + 1e-11 * m
+    if m == n:
+        return -1.0
+    limit = _lower_quantile(n - m, n, z_a)
+    return _lower_count(_cdf(limit - rank) / _cdf(-limit), m, z_b) + 1e-9 + 1e-11 * m
 
 
 @njit(cache=True, nogil=True)
@@ -205,6 +231,8 @@ def _columns(rank: float, n: int, z: float, first: int, last: int) -> NDArray[np
 @njit(cache=True, nogil=True)
 def _lower_tail(k: int, m: int, r: float) -> tuple[float, float]:
     """An upper bound of P(Bin(m, r) <= k) and the mass at k (0: not to be carried on)."""
+    if r == 0.0:
+        return 1.0, 0.0
     mass = _mass(k, m, r, 1.0 - r)
     if mass < TINY:
         # Below the mean the whole tail is at most k + 1 such masses; above it 1 is bound enough.
@@ -350,7 +378,6 @@ def _excess(
     Otherwise a probability above level * exp(-TOLERANCE) that was met there. Branch and bound:
     a cell whose bound is too large is halved, its right half waiting on the stack.
     """
-    at_edge = high >= 0.5 * t
     allowed = level * math.exp(-TOLERANCE)
     tails = 3.0 * math.exp(-x)
     right = np.empty(CELLS_WAITING)
@@ -367,8 +394,8 @@ def _excess(
             return worst
         if a - t < -_FAR:
             bound = _at(columns, first, n, b, -math.inf, x)
-        elif at_edge and b == high:
-            # The log of what is left for other classes bends without limit: the monotone bound.
+        elif _rest(b, t) < TINY:
+            # At the edge the log of what is left bends without limit: the monotone bound.
             bound = _at(columns, first, n, b, a - t, x)
         else:
             bound = worst * math.exp(min(_gap(n, t, a, b, x), 100.0)) + tails
@@ -441,7 +468,7 @@ def _invert(k_a: int, k_b: int, n: int, alpha: float, z: float) -> float:
     last = min(n, math.ceil(n * p_high + reach) + 1)
     rank = _rank(k_a, k_b, n, z)
     if rank < math.inf:
-        rank -= 1e-12 * (1.0 + abs(rank))
+        rank -= 1e-11 * (1.0 + abs(rank))
     columns = _columns(rank, n, z, first, last)
     level = alpha * (1.0 - BETA) * (1.0 - 1e-9)
 
