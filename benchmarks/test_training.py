@@ -46,7 +46,7 @@ def timed(benchmark, function: Callable[[], torch.Tensor]) -> torch.Tensor:
         threads=torch.get_num_threads(),
         torch=torch.__version__,
     )
-    return benchmark.pedantic(whole, rounds=20 if CUDA else 5, warmup_rounds=3 if CUDA else 1)
+    return benchmark.pedantic(whole, rounds=20, warmup_rounds=3)
 
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
@@ -85,6 +85,15 @@ def test_the_forward_pass_of_eight_copies_gives_the_risk(benchmark, batch, lam):
     )
     logits = noisy_logits(network, images, noise).double()
     assert torch.allclose(adre_risk(logits, labels, lam=lam).float(), found, rtol=1e-4)
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.1], ids=["basic", "adre"])
+def test_the_risk_of_given_logits_is_that_in_float64(benchmark, lam):
+    torch.manual_seed(0)
+    logits = torch.randn(8, IMAGES, 10, device=DEVICE, requires_grad=True)
+    labels = torch.arange(IMAGES, device=DEVICE) % 10
+    found = timed(benchmark, lambda: adre_risk(logits, labels, lam=lam))
+    assert torch.allclose(adre_risk(logits.double(), labels, lam=lam).float(), found, rtol=1e-5)
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["torch", "fused"])

@@ -6,6 +6,7 @@ import mpmath
 import numpy as np
 from flint import arb, ctx
 from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
 
 # --- binomial tails and their roots, by interval arithmetic ---
 
@@ -139,3 +140,50 @@ def normal_quantile(p, guess):
         for _ in range(4):
             z -= (mpmath.erfc(-z / mpmath.sqrt(2)) / 2 - p) / mpmath.npdf(z)
         return z
+
+
+# --- the worst failure of a bound on t, over everything that three classes can be -------------
+
+
+def outcomes(n):
+    """All (k_a, k_b) with k_a + k_b <= n."""
+    k_a, k_b = np.divmod(np.arange((n + 1) ** 2), n + 1)
+    inside = k_a + k_b <= n
+    return k_a[inside], k_b[inside]
+
+
+def worst_failure(bound, n):
+    """The largest P(bound > t) over all (p_A, p_c), for a bound at each of `outcomes(n)`.
+
+    Between two attained values v the failure event does not change, and the curves t = v just
+    below v are the worst; along each, a grid is refined around its best point. Returns the
+    probability and the z_A = Phi^-1(p_A) and t where it is reached.
+    """
+    k_a, k_b = outcomes(n)
+    counts = np.stack([k_a, k_b, n - k_a - k_b])
+    ways = np.concatenate([[0.0], np.log(np.arange(1, n + 1)).cumsum()])
+    logs = ways[n] - ways[counts].sum(axis=0)
+    order = np.argsort(-bound, kind="stable")[: np.isfinite(bound).sum()]
+    counts, logs, bound = counts[:, order], logs[order], bound[order]
+    best = (0.0, np.nan, np.nan)
+    for t in np.unique(bound):
+        end = np.searchsorted(-bound, -t, side="right")
+        failing = counts[:, :end], logs[:end]
+        z = ndtri(ndtr(t / 2) * np.sin(np.linspace(0, np.pi / 2, 50)[1:]) ** 2)
+        p = along_curve(*failing, z, t)
+        step = 1
+        while p.max() > 0.8 * best[0] and step < 9:
+            if p.max() > best[0]:
+                best = (p.max(), z[p.argmax()], t)
+            top = p.argmax()
+            z = np.linspace(z[max(top - 1, 0)], z[min(top + 1, len(z) - 1)], 9)
+            p = along_curve(*failing, z, t)
+            step += 1
+    return best
+
+
+def along_curve(counts, logs, z, t):
+    """P(N is one of the outcomes) at p_A = Phi(z), p_c = Phi(z - t)."""
+    p_a, p_c = ndtr(z), ndtr(z - t)
+    p = np.stack([p_a, p_c, np.maximum(ndtr(-z) - p_c, 1e-300)], axis=-1)
+    return np.exp(np.log(p) @ counts + logs).sum(axis=-1)

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import config, njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 _LANES = 16
@@ -39,8 +38,7 @@ def _lead_in_llvm(typing_context: Any, logits: Any, start: Any, count: Any, infi
         array, start, count, infinity = arguments
         width = logits.dtype.bitwidth
         narrow, word, wide = ir.IntType(width), ir.IntType(32), ir.IntType(64)
-        vector, flags = ir.VectorType(word, _LANES), ir.VectorType(ir.IntType(1), _LANES)
-        loaded = ir.VectorType(narrow, _LANES)
+        vector, loaded = ir.VectorType(word, _LANES), ir.VectorType(narrow, _LANES)
 
         def splat(value: Any) -> Any:
             one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, word(0))
@@ -53,7 +51,7 @@ def _lead_in_llvm(typing_context: Any, logits: Any, start: Any, count: Any, infi
 
         def call(name: str, result: Any, *values: Any) -> Any:
             kind = ir.FunctionType(result, [value.type for value in values])
-            function = cgutils.get_or_insert_function(builder.module, kind, name)
+            function = builder.module.declare_intrinsic(name, fnty=kind)
             return builder.call(function, values)
 
         lane = ir.Constant(vector, list(range(_LANES)))
