@@ -130,18 +130,6 @@ def noise_row(seed: int, image: int, sample: int, stream: int, size: int) -> NDA
     return np.array(row[:size])
 
 
-# --- normal quantiles ---
-
-
-def normal_quantile(p, guess):
-    """Phi^-1(p) to 60 digits by Newton's steps, p being exact: a float or an mpf."""
-    with mpmath.workdps(60):
-        z = mpmath.mpf(float(guess))
-        for _ in range(4):
-            z -= (mpmath.erfc(-z / mpmath.sqrt(2)) / 2 - p) / mpmath.npdf(z)
-        return z
-
-
 # --- the worst failure of a bound on t, over everything that three classes can be -------------
 
 
@@ -187,3 +175,15 @@ def along_curve(counts, logs, z, t):
     p_a, p_c = ndtr(z), ndtr(z - t)
     p = np.stack([p_a, p_c, np.maximum(ndtr(-z) - p_c, 1e-300)], axis=-1)
     return np.exp(np.log(p) @ counts + logs).sum(axis=-1)
+
+
+# --- normal quantiles ---
+
+
+def normal_quantile(p, guess):
+    """Phi^-1(p) to 60 digits by Newton's steps, p being exact: a float or an mpf."""
+    with mpmath.workdps(60):
+        z = mpmath.mpf(float(guess))
+        for _ in range(4):
+            z -= (mpmath.erfc(-z / mpmath.sqrt(2)) / 2 - p) / mpmath.npdf(z)
+        return z
