@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
-from .._checks import check_alphas, check_broadcast, check_whole_array
+from tcertify._checks import check_alphas, check_broadcast, check_whole_array
 
 #: The work grows as the square root of n; above this, so would the memory beyond reason.
 MAX_SAMPLES = 10**12
