@@ -108,6 +108,7 @@ def certify(
     .safetensors checkpoint.
     """
     from tcertify.engine import certify_dataset
+    from tcertify.logs import format_down
     from tcertify.settings import Settings
 
     if target_radius is not None:
@@ -124,7 +125,8 @@ def certify(
         seed=others["seed"],
         radii=radii,
     )
-    click.echo(f"largest radius that {n} samples can certify: {settings.largest_radius():.4f}")
+    largest = format_down(settings.largest_radius(), 4)
+    click.echo(f"largest radius that {n} samples can certify: {largest}")
     _execute(
         certify_dataset,
         dataset,
@@ -295,6 +297,8 @@ def _execute(
 
 
 def _print_table(table: RunTable) -> None:
+    from tcertify.logs import format_down
+
     correct = table.predicted == table.label
     shown = table.parameters
     click.echo(
@@ -308,7 +312,7 @@ def _print_table(table: RunTable) -> None:
     for radius in radii:
         certified = correct & (table.radius >= radius) & (table.radius > 0)
         click.echo(f"certified accuracy at radius {radius:g}: {_share(certified)}")
-    click.echo(f"average certified radius: {_mean(table.radius * correct):.4f}")
+    click.echo(f"average certified radius: {format_down(_mean(table.radius * correct), 4)}")
 
 
 def _share(true: Any) -> str:

@@ -1,8 +1,9 @@
 """What others certify with, for comparison: older radius rules and simultaneous intervals.
 
 The tight rule of Cohen et al. is `tcertify.radius.l2_radius_lower`. Everything here gives smaller
-radii (the two rules) or radii that do not hold (the intervals). The fixed split alpha / 2 + alpha / 2 is
-T-CERTIFY with one point in its grid: ``certify_counts(..., method="t-certify", grid=[0.5])``.
+radii (the two rules) or radii that do not hold (the intervals). The fixed split of alpha into two
+halves is T-CERTIFY with one point in its grid:
+``certify_counts(..., method="t-certify", grid=[0.5])``.
 """
 
 from __future__ import annotations

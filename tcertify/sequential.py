@@ -142,7 +142,7 @@ def decide(
     radii: Sequence[float],
     method: str = "joint",
     invalid: ArrayLike = 0,
-    futility: float = 0.01,
+    futility: float = 0.005,
     wanted: ArrayLike = True,
     so_far: Progress | None = None,
 ) -> Progress:

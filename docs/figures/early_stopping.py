@@ -20,20 +20,31 @@ from tcertify.certify import certify_counts
 from tcertify.logs import read_log
 from tcertify.sequential import Progress, Schedule, decide
 
-N, ALPHA, IMAGES = 100_000, 0.001, 500
+N, ALPHA, IMAGES, PATHS = 100_000, 0.001, 500, 3
 SCHEDULES = {
     "doubling, 90 %": (Schedule.doubling(N, ALPHA), 0.001),
-    "default": (Schedule.geometric(N, ALPHA), 0.01),
+    "default": (Schedule.geometric(N, ALPHA), 0.005),
 }
+
+# label, method, schedule, right answers only
+CASES = (
+    ("CERTIFY, doubling", "certify", "doubling, 90 %", False),
+    ("joint, doubling", "joint", "doubling, 90 %", False),
+    ("joint, default", "joint", "default", False),
+    ("joint, default, right answers only", "joint", "default", True),
+)
 
 
 def images_of(log, sigma):
-    """p_A, and whether the prediction was right, of at most IMAGES evenly spaced images."""
+    """p_A, and whether the prediction was right, of about IMAGES evenly spaced images,
+    each of them PATHS times.
+    """
     rng = np.random.default_rng(1)
     rows = np.arange(len(log.idx))[:: max(1, len(log.idx) // IMAGES)]
     count = smallest_counts(log, sigma=sigma, n=N, alpha=ALPHA)[rows]
     p_a = rng.beta(count + 0.5, N - count + 0.5)
-    return np.where(log.predict[rows] < 0, rng.uniform(0.3, 0.5, len(rows)), p_a), log.correct[rows]
+    p_a = np.where(log.predict[rows] < 0, rng.uniform(0.3, 0.5, len(rows)), p_a)
+    return np.tile(p_a, PATHS), np.tile(log.correct[rows], PATHS)
 
 
 def votes_at_all_looks(p_a, p_b):
@@ -84,10 +95,8 @@ def cells(radius, radii):
 
 def main(folder):
     """Print the table and draw the picture."""
-    print(
-        "| log | grid | rival | method | schedule | mean samples | fewer | cells changed per 500 |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    print("| log | grid | p_B | " + " | ".join(label for label, *_ in CASES) + " |")
+    print("|---|---|---|" + "---|" * len(CASES))
     bars = {}
     for file in sorted(Path(folder).glob("*.tsv")):
         sigma = float(file.stem.rpartition("_")[2])
@@ -108,27 +117,21 @@ def main(folder):
             }
             for step in (0.25, 0.5):
                 radii = np.arange(0, 4.5 * sigma, step)
-                for method, name, wanted in (
-                    ("certify", "doubling, 90 %", everything),
-                    ("joint", "doubling, 90 %", everything),
-                    ("joint", "default", everything),
-                    ("joint", "default", correct),
-                ):
+                row = []
+                for label, method, name, right_only in CASES:
+                    wanted = correct if right_only else everything
                     schedule, futility = SCHEDULES[name]
                     used, radius = stopped(path, schedule, futility, radii, sigma, method, wanted)
                     changed = cells(radius, radii) != cells(full[method], radii)
-                    per_500 = 500 * (changed & wanted).mean()
-                    label = name if wanted is everything else f"{name}, right answers only"
-                    print(
-                        f"| {file.stem.split('_')[0]}, sigma {sigma} | {step} "
-                        f"| {share:g} (1 - p_A) | {method} | {label} | {used.mean():,.0f} "
-                        f"| {N / used.mean():.1f} x | {per_500:.1f} |",
-                        flush=True,
-                    )
+                    fewer, per_500 = N / used.mean(), 500 * (changed & wanted).mean()
+                    row.append(f"{used.mean():,.0f} ({fewer:.1f} x, {per_500:.1f})")
                     if step == 0.25 and share < 1:
-                        bars.setdefault(f"{method}, {label}", {})[file.stem.split("_")[0]] = (
-                            N / used.mean()
-                        )
+                        bars.setdefault(label, {})[file.stem.split("_")[0]] = fewer
+                print(
+                    f"| {file.stem.split('_')[0]}, sigma {sigma:g} | {step:g} "
+                    f"| {share:g} (1 - p_A) | " + " | ".join(row) + " |",
+                    flush=True,
+                )
     draw(bars)
 
 

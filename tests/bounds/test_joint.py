@@ -265,7 +265,7 @@ def test_the_region_s_probability_is_bounded_from_above_and_closely(data):
     r = data.draw(st.one_of(st.just(0.0), st.floats(1e-200, 1e-3), st.floats(0, 1 - 1e-9)))
     exact = exact_probability(columns.tolist(), n, q, r)
     for x in (60.0, 25.0):
-        bound = kernel._probability(columns, 0, n, q, r, x)
+        bound = kernel._probability((columns, 0, n, x), q, r)
         assert exact <= bound
         assert bound <= float(exact) * (1 + 2e-9) + 30 * math.exp(-x)
 
@@ -278,7 +278,9 @@ def test_a_large_region_s_probability_agrees_with_scipy(q, r):
     middle = round(n * (1 - q))
     columns = np.clip(np.floor(n * q * r + 0.4 * (a - middle - 300 * q)), -1, n - a).astype(int)
     exact = np.sum(binom.pmf(n - a, n, q) * binom.cdf(columns, n - a, r))
-    assert kernel._probability(columns, 0, n, q, r, x) == pytest.approx(exact, rel=2e-8, abs=1e-11)
+    assert kernel._probability((columns, 0, n, x), q, r) == pytest.approx(
+        exact, rel=2e-8, abs=1e-11
+    )
 
 
 @given(
@@ -294,11 +296,11 @@ def test_inside_a_cell_the_probability_stays_below_its_bound(n, t, back, width, 
     x = 40.0
     k_a = max(1, round(n * ndtr(high)))
     k_b = int(share * (n - k_a))
-    columns = kernel._columns(kernel._rank(k_a, k_b, n, 2.0), n, 2.0, 0, n)
-    ends = [kernel._at(columns, 0, n, z, z - t, x) for z in (low, high)]
+    region = (kernel._columns(kernel._rank(k_a, k_b, n, 2.0), n, 2.0, 0, n), 0, n, x)
+    ends = [kernel._at(region, z, z - t) for z in (low, high)]
     bound = max(ends) * math.exp(kernel._gap(n, t, low, high, x)) + 3 * math.exp(-x)
     for z in np.linspace(low, high, 9):
-        assert kernel._at(columns, 0, n, z, z - t, x) <= bound * (1 + 1e-8)
+        assert kernel._at(region, z, z - t) <= bound * (1 + 1e-8)
 
 
 @given(st.floats(-4, 4), st.floats(1e-9, 1))
@@ -323,7 +325,7 @@ def test_the_plausible_p_a_reach_beyond_clopper_pearson(k):
 
 
 def test_the_region_holds_the_observed_outcome_and_is_an_upper_set():
-    for n, z in [(12, 0.0), (12, 2.3), (30, 5.0)]:
+    for n, z in [(12, 0.0), (12, 2.3), (6, 5.0), (30, 5.0)]:
         for k_a, k_b in zip(*outcomes(n), strict=True):
             if k_a == 0:
                 continue
@@ -332,3 +334,34 @@ def test_the_region_holds_the_observed_outcome_and_is_an_upper_set():
             inner = columns < n - np.arange(n + 1)
             assert columns[k_a] >= k_b
             assert (np.diff(columns)[inner[1:]] >= 0).all()
+
+
+@given(st.floats(0, 1), st.integers(1, 500), st.floats(0, 7))
+def test_the_limit_of_a_rate_and_of_a_count_are_inverse(share, m, z):
+    k = share * (m - 1)
+    rate = kernel._upper_rate(k, m, z)
+    if rate < 1:
+        assert kernel._lower_count(rate, m, z) == pytest.approx(k, abs=1e-9 * m)
+    counts = [kernel._lower_count(rate, m, z) for rate in np.linspace(0, 1, 9)]
+    assert (np.diff(counts) >= 0).all()
+    assert counts[-1] == m
+
+
+def test_masses_too_small_for_a_float_are_added_not_lost():
+    n = 1000
+    columns = n - np.arange(n + 1)  # all outcomes
+    assert 1 <= kernel._probability((columns, 0, n, 700.0), 0.5, 0.5) < 1 + 1e-8
+
+
+def test_a_rival_s_probability_below_the_smallest_float_counts_as_zero():
+    region = (np.array([-1, -1, -1, 0, 1, 0]), 0, 5, 40.0)
+    at_least_three = binom.sf(2, 5, ndtr(-1.0))
+    assert kernel._at(region, -1.0, -math.inf) == pytest.approx(at_least_three, rel=1e-8)
+    assert kernel._excess(region, 45.0, -6.0, -1.0, 1.01 * at_least_three) == 0
+    assert kernel._excess(region, 45.0, -6.0, -1.0, 0.99 * at_least_three) > 0
+
+
+def test_a_bound_that_no_halving_brings_down_is_refused():
+    # with tails this heavy the bound of a cell stays above the level
+    region = (np.array([-1, -1, 0]), 0, 2, -math.log(0.1))
+    assert kernel._excess(region, 1.0, -3.0, -2.0, 0.25) > 0.25
