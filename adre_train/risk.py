@@ -42,7 +42,8 @@ def adre_risk(
     floor : float
         G[c*] counts as no less than this, in [0, 1): below it l_adre is constant and its gradient
         0, so that the risk is bounded below by ``lam * log(floor)``. 0 is the paper's risk, which
-        has no lower bound: it falls for ever as the logits grow.
+        has no lower bound: it falls for ever as the logits grow, and training on easy images can
+        collapse (measured in docs/training.md).
     label_smoothing : float
         The mass, in [0, 1), that l_per spreads evenly over all classes.
 

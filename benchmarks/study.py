@@ -230,7 +230,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
                 ]
                 axis.plot(GRID, np.mean(curves, axis=0), label=name, linewidth=1)
                 axis.fill_between(GRID, np.min(curves, 0), np.max(curves, 0), alpha=0.2)
-            axis.set(title=f"{method}, sigma = {sigma}", xlim=(0, 4 * sigma), ylim=(0, 1))
+            axis.set(title=f"{method}, sigma = {sigma}", xlim=(0, 1.25), ylim=(0, 1))
     axes[0, 0].legend()
     figure.supxlabel("l2 radius")
     figure.supylabel("certified accuracy")
