@@ -86,7 +86,7 @@ def _methods() -> dict[str, dict[str, Any]]:
 
 
 class SmallNet(nn.Sequential):
-    """A convolutional network of 17,762 parameters that trains in seconds."""
+    """A convolutional network of 18,346 parameters that trains in seconds."""
 
     def __init__(self) -> None:
         super().__init__(
