@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # torch goes in first and alone, so that its CPU build is taken where one lies at hand.
 INSTALL = $(PIP) install -c constraints.txt torch && $(PIP) install -c constraints.txt -e
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench study clean
 
 demo: .venv/demo
 	@$(BIN)/tcertify demo
@@ -21,6 +21,9 @@ lint: .venv/lint
 
 bench: .venv/test
 	$(BIN)/python -m pytest benchmarks --benchmark-enable
+
+study: .venv/test
+	$(BIN)/python benchmarks/study.py
 
 clean:
 	rm -rf .venv build dist

@@ -12,12 +12,9 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import nn
 
-    from tcertify.certify import Certificates
-    from tcertify.data.dataset import TensorDataset
+    from tcertify.table import RunTable
 
 METHODS = ("certify", "t-certify", "joint")
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -52,9 +49,12 @@ def demo(
     click.echo(f"tcertify demo: digits, 8x8 pixels in [0, 1], Gaussian noise sigma = {sigma:g}")
     from safetensors.torch import save_file
 
+    from tcertify.cli_runs import progress_bar
     from tcertify.data import digits
-    from tcertify.logs import write_log
+    from tcertify.engine import certify_dataset
+    from tcertify.export import export_table
     from tcertify.plots import plot_certified_accuracy
+    from tcertify.verify import recertify_run
 
     out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
@@ -65,32 +65,39 @@ def demo(
         f" in {time.perf_counter() - started:.1f} s"
     )
 
+    run, data = out / "digits.run", digits.load("test")
+    indices = range(min(images, len(data)))
     started = time.perf_counter()
-    counts, tops, labels, seconds = count_votes(
-        network, digits.load("test"), images, sigma=sigma, n0=n0, n=n, seed=seed
-    )
+    with progress_bar(len(indices)) as on_progress:
+        certify_dataset(
+            network,
+            data,
+            sigma=sigma,
+            out=run,
+            n0=n0,
+            n=n,
+            alpha=alpha,
+            seed=seed,
+            indices=indices,
+            overwrite=True,
+            on_progress=on_progress,
+        )
     click.echo(
-        f"certified {len(labels)} test images in {time.perf_counter() - started:.1f} s:"
+        f"certified {len(indices)} test images in {time.perf_counter() - started:.1f} s:"
         f" n0 = {n0}, n = {n}, alpha = {alpha:g}, seed = {seed}"
     )
-    results = certify_with_each(counts, tops, sigma=sigma, alpha=alpha)
-    click.echo(table(results, labels))
+    results = {method: recertify_run(run, method=method) for method in METHODS}
+    click.echo(table(results))
     for method, result in results.items():
-        write_log(
-            out / f"{method}.tsv",
-            idx=range(len(labels)),
-            label=labels,
-            predict=result.label,
-            radius=result.radius,
-            seconds=seconds,
-        )
+        export_table(result, out / f"{method}.tsv", "tsv")
+    curves = {m: (result.radius, result.predicted == result.label) for m, result in results.items()}
     plot_certified_accuracy(
-        {method: (result.radius, result.label == labels) for method, result in results.items()},
+        curves,
         out / "certified_accuracy.png",
         title=f"digits, sigma = {sigma:g}, n = {n}, alpha = {alpha:g}",
     )
     logs = ", ".join(f"{method}.tsv" for method in results)
-    click.echo(f"wrote {out}/: digits.safetensors, certified_accuracy.png, {logs}")
+    click.echo(f"wrote {out}/: digits.safetensors, digits.run, certified_accuracy.png, {logs}")
 
 
 def train_digits(*, sigma: float, epochs: int, seed: int) -> nn.Module:
@@ -110,58 +117,17 @@ def train_digits(*, sigma: float, epochs: int, seed: int) -> nn.Module:
     return network.eval()
 
 
-def count_votes(
-    network: nn.Module,
-    data: TensorDataset,
-    images: int,
-    *,
-    sigma: float,
-    n0: int,
-    n: int,
-    seed: int,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Return counts (S, C), selected classes, labels and seconds of the first `images` images."""
-    import numpy as np
-    from tqdm import tqdm
-
-    from tcertify.sampling import ESTIMATION, SELECTION, Sampler
-
-    sampler = Sampler(network, data.num_classes, sigma, seed=seed)
-    counts, tops, seconds = [], [], []
-    chosen = range(min(images, len(data)))
-    for index in tqdm(chosen, desc="certify", unit="image", disable=None, leave=False):
-        started = time.perf_counter()
-        x = data.images[index][None]
-        tops.append(sampler.count(x, [index], 0, n0, SELECTION)[0, :-1].argmax())
-        counts.append(sampler.count(x, [index], 0, n, ESTIMATION)[0, :-1])
-        seconds.append(time.perf_counter() - started)
-    labels = data.labels[: len(chosen)].numpy()
-    return np.stack(counts), np.stack(tops), labels, np.array(seconds)
-
-
-def certify_with_each(
-    counts: NDArray[np.int64], tops: NDArray[np.int64], *, sigma: float, alpha: float
-) -> dict[str, Certificates]:
-    """Certify the same counts with each of `METHODS`."""
-    from tcertify.certify import certify_counts
-
-    return {
-        method: certify_counts(counts, tops, sigma=sigma, alpha=alpha, method=method)
-        for method in METHODS
-    }
-
-
-def table(results: Mapping[str, Certificates], labels: NDArray[np.int64]) -> str:
+def table(results: Mapping[str, RunTable]) -> str:
     """Certified accuracy by radius, ACR and abstention of each method, and the last one's gain."""
     from tcertify.curves import average_certified_radius, certified_accuracy
 
     rows: dict[str, list[float]] = {}
     for method, result in results.items():
-        correct = result.label == labels
+        correct = result.predicted == result.label
         rows[method] = [
             *certified_accuracy(result.radius, correct, RADII).share,
             average_certified_radius(result.radius, correct).value,
-            float((result.label < 0).mean()),
+            float((result.predicted < 0).mean()),
         ]
     first, *_, last = rows.values()
     rows["gain"] = [after - before for before, after in zip(first, last, strict=True)]

@@ -66,13 +66,18 @@ class Rounds:
         going: deque[_Image] = deque()
         judging: Future[tuple[list[Row], list[_Image]]] | None = None
         with ThreadPoolExecutor(1, "tcertify_judge") as judge:
-            while (group := self._group(going, images)) or judging:
-                group = self._sampled(group)
+            try:
+                while (group := self._group(going, images)) or judging:
+                    group = self._sampled(group)
+                    if judging:
+                        rows, more = judging.result()
+                        judging = None
+                        self._write(rows)
+                        going.extend(more)
+                    judging = judge.submit(self._judged, group) if group else None
+            finally:  # whatever ends the run, what is sampled is written
                 if judging:
-                    rows, more = judging.result()
-                    self._write(rows)
-                    going.extend(more)
-                judging = judge.submit(self._judged, group) if group else None
+                    self._writer.add(judging.result()[0])
         self._write(self._failed)
 
     def _group(self, going: deque[_Image], images: Iterator[Loaded]) -> list[_Image]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from tcertify.cli_audit import audit_command
 from tcertify.cli_runs import COMMANDS
 from tcertify.errors import RunError
 
@@ -44,8 +45,8 @@ def bound(k: int, n: int, alpha: float) -> None:
     click.echo(f"upper {float(clopper_pearson_upper(k, n, alpha))!r}")
 
 
-for _run_command in COMMANDS:
-    main.add_command(_run_command)
+for _own_command in (*COMMANDS, audit_command):
+    main.add_command(_own_command)
 
 # Packages above this one add commands: `demo` trains, so it lives with training.
 for _command in entry_points(group="tcertify.commands"):

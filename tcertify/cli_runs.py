@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tcertify.certify import METHODS
+
 if TYPE_CHECKING:
     from tcertify.table import RunTable
 
-METHODS = ("joint", "t-certify", "certify")
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
 
 _PATH = click.Path(dir_okay=False, path_type=Path)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 class _Radii(click.ParamType[list[float]]):
@@ -49,6 +51,7 @@ _run_options = _options(
     click.option("--skip", type=int, default=1, show_default=True, help="Take each SKIP-th image."),
     click.option("--max", "most", type=int, help="Stop after this many images.  [default: all]"),
     click.option("--split", default="test", show_default=True, help="Split of the data set."),
+    click.option("--data", type=_FOLDER, help="Folder that holds DATASET; digits need none."),
     click.option(
         "--alpha", type=float, default=0.001, show_default=True, help="Failure probability."
     ),
@@ -105,6 +108,7 @@ def certify(
     .safetensors checkpoint.
     """
     from tcertify.engine import certify_dataset
+    from tcertify.logs import format_down
     from tcertify.settings import Settings
 
     if target_radius is not None:
@@ -121,7 +125,8 @@ def certify(
         seed=others["seed"],
         radii=radii,
     )
-    click.echo(f"largest radius that {n} samples can certify: {settings.largest_radius():.4f}")
+    largest = format_down(settings.largest_radius(), 4)
+    click.echo(f"largest radius that {n} samples can certify: {largest}")
     _execute(
         certify_dataset,
         dataset,
@@ -160,10 +165,17 @@ def predict(dataset: str, model: str, sigma: float, outfile: Path, n: int, **oth
 )
 @click.option("--dataset", help="The data set of the run, for --replay.")
 @click.option("--split", default="test", show_default=True, help="Split of the data set.")
+@click.option("--data", type=_FOLDER, help="Folder that holds the data set; digits need none.")
 @click.option("--model", help="The model of the run, for --replay.")
 @click.option("--device", default="cpu", show_default=True, help="Such as cpu or cuda:0.")
 def verify(
-    run: Path, replay: int, dataset: str | None, split: str, model: str | None, device: str
+    run: Path,
+    replay: int,
+    dataset: str | None,
+    split: str,
+    data: Path | None,
+    model: str | None,
+    device: str,
 ) -> None:
     """Recompute every certificate of RUN from its votes; report what they do not support."""
     from tcertify.verify import verify_run
@@ -172,7 +184,7 @@ def verify(
     if replay:
         if dataset is None or model is None:
             raise click.UsageError("--replay needs --dataset and --model.")
-        inputs = {"model": _model(model, device), "dataset": _dataset(dataset, split)}
+        inputs = {"model": _model(model, device), "dataset": _dataset(dataset, split, data)}
     report = verify_run(run, replay=replay, **inputs)
     for finding in report.findings:
         click.echo(finding)
@@ -238,8 +250,9 @@ def _execute(
     from tcertify.table import read_table
 
     _refuse_existing(outfile, others["overwrite"] or others["resume"])
-    data, classifier = _dataset(dataset, others.pop("split")), _model(model, others.pop("device"))
-    indices = range(0, len(data), _at_least_one("--skip", others.pop("skip")))
+    images = _dataset(dataset, others.pop("split"), others.pop("data"))
+    classifier = _model(model, others.pop("device"))
+    indices = range(0, len(images), _at_least_one("--skip", others.pop("skip")))
     most, batch, run = others.pop("most"), others.pop("batch"), Path(f"{outfile}.run")
     if most is not None:
         indices = indices[: _at_least_one("--max", most)]
@@ -247,10 +260,10 @@ def _execute(
         others["batch_size"] = batch
     started = time.perf_counter()
     try:
-        with _progress_bar(len(indices)) as on_progress:
+        with progress_bar(len(indices)) as on_progress:
             table = task(
                 classifier,
-                data,
+                images,
                 out=run,
                 indices=indices,
                 on_progress=on_progress,
@@ -284,6 +297,8 @@ def _execute(
 
 
 def _print_table(table: RunTable) -> None:
+    from tcertify.logs import format_down
+
     correct = table.predicted == table.label
     shown = table.parameters
     click.echo(
@@ -297,7 +312,7 @@ def _print_table(table: RunTable) -> None:
     for radius in radii:
         certified = correct & (table.radius >= radius) & (table.radius > 0)
         click.echo(f"certified accuracy at radius {radius:g}: {_share(certified)}")
-    click.echo(f"average certified radius: {_mean(table.radius * correct):.4f}")
+    click.echo(f"average certified radius: {format_down(_mean(table.radius * correct), 4)}")
 
 
 def _share(true: Any) -> str:
@@ -309,7 +324,8 @@ def _mean(values: Any) -> float:
 
 
 @contextmanager
-def _progress_bar(images: int) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(images: int) -> Iterator[Callable[[int, int], None]]:
+    """Show rate and time left on a terminal; yield what `certify_dataset` calls back."""
     from tqdm import tqdm
 
     with tqdm(total=images, unit="image", disable=None, leave=False) as bar:
@@ -320,10 +336,10 @@ def _progress_bar(images: int) -> Iterator[Callable[[int, int], None]]:
         yield on_progress
 
 
-def _dataset(name: str, split: str) -> Any:
+def _dataset(name: str, split: str, folder: Path | None) -> Any:
     from tcertify import data
 
-    return data.load(name, split)
+    return data.load(name, split, folder)
 
 
 def _model(name: str, device: str) -> Any:

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+from scipy.special import ndtri
 
-from tcertify._checks import check_alpha, check_real, check_whole
+from tcertify._checks import check_alpha, check_positive, check_real, check_whole
 from tcertify.bounds import clopper_pearson_lower, clopper_pearson_upper
+from tcertify.certify import certify_counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,7 @@ def certified_accuracy(
     it holds the share that the same procedure would reach on the whole population, with
     probability at least ``1 - alpha`` for any one radius, when the images are an independent
     sample. It does not speak of the certificates' own failures; for those see
-    `expected_wrong_certificates` and `holm`.
+    `expected_wrong_certificates` and `certify_family`.
 
     Parameters
     ----------
@@ -190,21 +192,32 @@ def expected_wrong_certificates(images: int, alpha: float) -> float:
     return check_whole("images", images) * check_alpha(alpha)
 
 
-def holm(p_values: ArrayLike, alpha: float) -> NDArray[np.bool_]:
-    """Which inputs are certified all at once: any error among them has probability <= alpha.
+def certify_family(
+    counts: ArrayLike,
+    top: ArrayLike,
+    radius: ArrayLike,
+    *,
+    sigma: float,
+    alpha: float = 0.001,
+    method: str = "joint",
+    invalid: ArrayLike = 0,
+) -> NDArray[np.bool_]:
+    """Which inputs are robust at `radius`, all at once: any error among them has probability at
+    most `alpha`, however many inputs there are and however they depend on each other.
 
-    Holm's step-down test of the hypotheses "the radius of input i is at most r". With p-values
-    from `tcertify.planning.radius_p_values`, the family of certificates that this returns is
-    wholly right with probability at least ``1 - alpha``, however the inputs depend on each other
-    and however many there are.
+    Holm's step-down test of the hypotheses "the radius of input i is at most `radius`": all M are
+    tested at ``alpha / M``, those that remain at ``alpha`` over their number, until none falls.
 
     Parameters
     ----------
-    p_values : array_like of float
-        One per input, shape ``(M,)``, in [0, 1]; each exceeds its hypothesis's level with the
-        right probability.
-    alpha : float
-        Failure probability of the whole family, in (0, 1).
+    counts : array_like of int, shape (M, C)
+        Votes of each input.
+    top : array_like of int, shape (M,)
+        The class of each input, from its selection sample.
+    radius : float or array_like of shape (M,)
+        Radius to certify, at least 0; at 0 that `top` is the answer at all.
+    sigma, alpha, method, invalid
+        As for `certify_counts`; `alpha` is that of the whole family.
 
     Returns
     -------
@@ -214,29 +227,72 @@ def holm(p_values: ArrayLike, alpha: float) -> NDArray[np.bool_]:
     Raises
     ------
     ValueError
-        p-values that are not numbers in [0, 1], or not 1-d.
+        As for `certify_counts`, or a `radius` that is negative, not finite or of another shape.
 
     Notes
     -----
-    Source: Holm, Scandinavian Journal of Statistics 6 (1979) 65-70.
+    The proof needs a test that rejects at every level above one at which it rejects. The joint
+    bound orders outcomes by alpha; here the order is that of ``alpha / M`` at every step, which
+    gives it this property. Source: Holm, Scandinavian Journal of Statistics 6 (1979) 65-70; Goeman
+    and Solari, Annals of Statistics 38 (2010) 3782-3810.
 
     Examples
     --------
-    >>> holm([0.0001, 0.012, 0.02, 0.6], 0.05)
-    array([ True,  True,  True, False])
+    >>> votes = [[990, 10], [905, 95], [700, 300]]
+    >>> certify_family(votes, [0, 0, 0], 0.5, sigma=0.5, alpha=0.001)
+    array([ True,  True, False])
     """
-    alpha = check_alpha(alpha)
-    values = _reals("p_values", p_values)
-    if values.ndim != 1:
-        raise ValueError(f"`p_values` must have one dimension, got shape {values.shape}.")
-    if (values > 1).any():
-        raise ValueError(f"`p_values` must be in [0, 1], got {values[values > 1][0]}.")
-    order = np.argsort(values)
-    # Step i tests at alpha / (number left), and the first that fails ends it.
-    passed = values[order] * np.arange(len(values), 0, -1) <= alpha
-    rejected = np.zeros(len(values), dtype=bool)
-    rejected[order] = np.logical_and.accumulate(passed)
-    return rejected
+    alpha, sigma = check_alpha(alpha), check_positive("sigma", sigma)
+    single = certify_counts(counts, top, sigma=sigma, alpha=alpha, method=method, invalid=invalid)
+    if single.radius.ndim != 1:
+        raise ValueError(f"`counts` must have shape (M, C), got {np.shape(counts)}.")
+    radii = _reals("radius", radius)
+    if radii.shape not in ((), single.radius.shape):
+        raise ValueError(f"`radius` must have shape {single.radius.shape}, got {radii.shape}.")
+    votes, tops = np.asarray(counts), np.asarray(top)
+    lost = np.broadcast_to(invalid, tops.shape)
+    targets = np.broadcast_to(radii, tops.shape)
+    certified = np.zeros(len(tops), dtype=bool)
+    # What does not pass alone at alpha is not tried again; that can only lose.
+    hopeful = (single.radius > 0) & (single.radius >= targets)
+    while True:
+        rest = np.flatnonzero(hopeful & ~certified)
+        level = alpha / max(1, int((~certified).sum()))
+        if method == "joint":
+            found = _ordered_joint_radius(
+                votes[rest], tops[rest], lost[rest], sigma, level, alpha / len(tops)
+            )
+        else:
+            found = certify_counts(
+                votes[rest], tops[rest], sigma=sigma, alpha=level, method=method, invalid=lost[rest]
+            ).radius
+        falls = rest[(found > 0) & (found >= targets[rest])]
+        if not falls.size:
+            return certified
+        certified[falls] = True
+
+
+def _ordered_joint_radius(
+    counts: NDArray[np.int64],
+    top: NDArray[np.int64],
+    invalid: NDArray[np.int64],
+    sigma: float,
+    level: float,
+    order: float,
+) -> NDArray[np.float64]:
+    """The joint radius at `level`, from the ordering that belongs to another level."""
+    from tcertify.bounds._joint_kernel import joint_rows
+
+    is_top = np.arange(counts.shape[1]) == top[:, None]
+    k_a, k_b = counts[is_top], np.where(is_top, 0, counts).max(1, initial=0)
+    rows = np.stack([k_a, k_b, counts.sum(1) + invalid], axis=1).astype(np.int64)
+    distinct, where = np.unique(rows, axis=0, return_inverse=True)
+    t = np.empty(len(distinct))
+    z = np.full(len(distinct), max(-ndtri(order), 0.0))
+    k_a, k_b, n = np.ascontiguousarray(distinct.T)
+    joint_rows(k_a, k_b, n, np.full(len(distinct), level), z, t)
+    radius: NDArray[np.float64] = np.where(t > 0, np.nextafter(sigma / 2 * t, -np.inf), 0.0)[where]
+    return radius
 
 
 def _share_at_least(

@@ -115,6 +115,8 @@ def certify_dataset(
     StoppedError
         Three images in a row failed with an exception.
     """
+    from tcertify.planning import check_useful  # loads scipy.stats
+
     settings = Settings.make(
         num_classes=_classes(dataset, options),
         sigma=sigma,
@@ -125,7 +127,7 @@ def certify_dataset(
         radii=radii,
         seed=options.get("seed", 0),
     )
-    _check_useful(settings)
+    check_useful(settings.n, settings.levels[-1])
     return _run(model, dataset, settings, out, options)
 
 
@@ -227,19 +229,6 @@ def _plan(dataset: Any, options: RunOptions) -> list[int]:
     if not plan or len(set(plan)) < len(plan):
         raise ValueError("`indices` must name at least one image, and each once.")
     return plan
-
-
-def _check_useful(settings: Settings) -> None:
-    """Refuse an n whose votes can never certify anything."""
-    if settings.largest_radius() > 0:
-        return
-    useful = settings.n + 1
-    while not settings.largest_radius(useful) > 0:
-        useful += 1
-    raise ValueError(
-        f"`n` = {settings.n} can never certify anything at alpha = {settings.alpha}: at least"
-        f" {useful} samples are needed."
-    )
 
 
 def _check_classifier(

@@ -142,7 +142,7 @@ def decide(
     radii: Sequence[float],
     method: str = "joint",
     invalid: ArrayLike = 0,
-    futility: float = 0.01,
+    futility: float = 0.005,
     wanted: ArrayLike = True,
     so_far: Progress | None = None,
 ) -> Progress:
@@ -281,7 +281,7 @@ class _Rule:
         """Whether the first target that `radius` misses is out of reach."""
         reached = np.where(radius > 0, np.searchsorted(self.targets, radius, side="right"), 0)
         beyond = np.append(self.targets, np.inf)[reached]
-        decided = np.isinf(beyond)
+        decided: NDArray[np.bool_] = np.isinf(beyond)
         rows = np.flatnonzero(~decided & (images.look < len(self.schedule.looks) - 1))
         decided[rows] = self._is_out_of_reach(images, rows, beyond[rows])
         return decided
@@ -316,7 +316,9 @@ class _Rule:
         n, level = self.schedule.n, self.schedule.levels[-1]
         expected = approximate_lower(k_a * (n / seen), k_b * (n / seen), n, level)
         to_come = _deviation(k_a, k_b, seen) * np.sqrt(1 / seen - 1 / n)
-        return np.asarray(expected + to_come * ndtri(1 - self.futility) < t)
+        likely_best: NDArray[np.float64] = expected + to_come * ndtri(1 - self.futility)
+        unlikely: NDArray[np.bool_] = likely_best < t
+        return unlikely
 
     def _largest_final_radius(self, images: _Images, rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """The radius at the last look if all votes from here on go to the top class."""

@@ -112,12 +112,11 @@ class Settings:
         """The looks with their levels."""
         return Schedule(self.looks, self.levels)
 
-    def largest_radius(self, n: int | None = None) -> float:
-        """Return the radius that `n` votes, all for one class, certify at the last look."""
-        votes = np.zeros((1, self.num_classes + 1), np.int64)
-        votes[0, 0] = self.n if n is None else n
-        last = np.array([len(self.looks) - 1])
-        return float(self.certificates(votes, np.array([0]), last)["radius"][0])
+    def largest_radius(self) -> float:
+        """Return the radius that unanimous votes certify at the last look, in every method."""
+        from tcertify.planning import largest_radius  # loads scipy.stats
+
+        return largest_radius(self.n, self.levels[-1], self.sigma)
 
     def certificates(
         self, votes: NDArray[np.int64], top: NDArray[np.int64], look: NDArray[np.int64]

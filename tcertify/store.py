@@ -343,12 +343,20 @@ class RunFile:
             self.damage.append(f"The row of image {values[0]} does not match its checksum.")
 
     def structure(self) -> list[str]:
-        """Return what SQLite finds wrong with the file (``PRAGMA integrity_check``)."""
+        """Return what is wrong with the file: its length, and ``PRAGMA integrity_check``."""
         try:
             found = [str(text) for (text,) in self._db.execute("PRAGMA integrity_check")]
         except sqlite3.Error as error:
-            return [str(error)]
-        return [] if found == ["ok"] else found
+            found = [str(error)]
+        return self._truncation() + [text for text in found if text != "ok"]
+
+    def _truncation(self) -> list[str]:
+        # SQLite reads the end of a torn last page as zeros.
+        with open(self.path, "rb") as file:
+            head, size = file.read(100), os.fstat(file.fileno()).st_size
+        pages, page = int.from_bytes(head[28:32]), int.from_bytes(head[16:18])
+        whole = pages * (65536 if page == 1 else page)
+        return [f"it ends after {size} of {whole} bytes"] if size < whole else []
 
     def check_structure(self) -> None:
         """Raise `RunFileError` when SQLite finds the file damaged."""

@@ -3,68 +3,8 @@
 import math
 
 import numpy as np
-from flint import arb, ctx
 from numpy.typing import NDArray
-
-# --- binomial tails and their roots, by interval arithmetic ---
-
-ctx.prec = 300
-
-
-def binomial_tail(k, n, p):
-    """An interval around P(Bin(n, p) >= k), for an exact p or an interval around it."""
-    if k <= 0:
-        return arb(1)
-    if k > n:
-        return arb(0)
-    return arb(p).beta_lower(k, n - k + 1, regularized=True)
-
-
-def binomial_tail_slope(k, n, p):
-    """An interval around dP(Bin(n, p) >= k) / dp over the interval p, for 1 <= k <= n."""
-    middle = p.mid()
-    log_choices = arb(n + 1).lgamma() - arb(k).lgamma() - arb(n - k + 1).lgamma()
-    log_slope = log_choices + (k - 1) * middle.log() + (n - k) * (1 - middle).log()
-    change = (arb(k - 1) / p - arb(n - k) / (1 - p)) * (p - middle)  # mean value form
-    return (log_slope + change).exp()
-
-
-def clopper_pearson_root(k, n, alpha, guess):
-    """An interval around the p with P(Bin(n, p) >= k) = alpha, for 1 <= k <= n.
-
-    Interval Newton: an interval that the step maps into itself holds the root, whatever the guess.
-    """
-    if k == n:
-        return arb(alpha) ** (1 / arb(n))
-    for _ in range(10):
-        excess = binomial_tail(k, n, guess) - arb(alpha)
-        for relative_radius in (1e-13, 1e-11, 1e-9):
-            radius = relative_radius * (guess if guess < 0.5 else 1 - guess)
-            root = guess + arb(0, radius)
-            stepped = guess - excess / binomial_tail_slope(k, n, root)
-            if root.contains_interior(stepped):
-                return _sharpened(k, n, guess, excess, stepped)
-        guess = (guess - excess / binomial_tail_slope(k, n, guess)).mid()
-    raise ArithmeticError(f"No root proved at k = {k}, n = {n}, alpha = {alpha}.")
-
-
-def _sharpened(k, n, guess, excess, root):
-    while (1 - root).rel_accuracy_bits() < 100 or root.rel_accuracy_bits() < 100:
-        root = guess - excess / binomial_tail_slope(k, n, root)
-    return root
-
-
-def float_below(interval):
-    """The largest float proved to lie below the interval, or on it."""
-    value = np.nextafter(float(interval), np.inf)
-    while not arb(value) <= interval:
-        value = np.nextafter(value, -np.inf)
-    return value
-
-
-def float_above(interval):
-    """The smallest float proved to lie above the interval, or on it."""
-    return -float_below(-interval)
+from scipy.special import ndtr, ndtri
 
 
 def trinomial(outcomes, p):
@@ -109,3 +49,50 @@ def noise_row(seed: int, image: int, sample: int, stream: int, size: int) -> NDA
         words = philox_words(counter, (seed & 0xFFFFFFFF, seed >> 32))
         row += [*normal_of_words(*words[:2]), *normal_of_words(*words[2:])]
     return np.array(row[:size])
+
+
+# --- the worst failure of a bound on t, over everything that three classes can be -------------
+
+
+def outcomes(n):
+    """All (k_a, k_b) with k_a + k_b <= n."""
+    k_a, k_b = np.divmod(np.arange((n + 1) ** 2), n + 1)
+    inside = k_a + k_b <= n
+    return k_a[inside], k_b[inside]
+
+
+def worst_failure(bound, n):
+    """The largest P(bound > t) over all (p_A, p_c), for a bound at each of `outcomes(n)`.
+
+    Between two attained values v the failure event does not change, and the curves t = v just
+    below v are the worst; along each, a grid is refined around its best point. Returns the
+    probability and the z_A = Phi^-1(p_A) and t where it is reached.
+    """
+    k_a, k_b = outcomes(n)
+    counts = np.stack([k_a, k_b, n - k_a - k_b])
+    ways = np.concatenate([[0.0], np.log(np.arange(1, n + 1)).cumsum()])
+    logs = ways[n] - ways[counts].sum(axis=0)
+    order = np.argsort(-bound, kind="stable")[: np.isfinite(bound).sum()]
+    counts, logs, bound = counts[:, order], logs[order], bound[order]
+    best = (0.0, np.nan, np.nan)
+    for t in np.unique(bound):
+        end = np.searchsorted(-bound, -t, side="right")
+        failing = counts[:, :end], logs[:end]
+        z = ndtri(ndtr(t / 2) * np.sin(np.linspace(0, np.pi / 2, 50)[1:]) ** 2)
+        p = along_curve(*failing, z, t)
+        step = 1
+        while p.max() > 0.8 * best[0] and step < 9:
+            if p.max() > best[0]:
+                best = (p.max(), z[p.argmax()], t)
+            top = p.argmax()
+            z = np.linspace(z[max(top - 1, 0)], z[min(top + 1, len(z) - 1)], 9)
+            p = along_curve(*failing, z, t)
+            step += 1
+    return best
+
+
+def along_curve(counts, logs, z, t):
+    """P(N is one of the outcomes) at p_A = Phi(z), p_c = Phi(z - t)."""
+    p_a, p_c = ndtr(z), ndtr(z - t)
+    p = np.stack([p_a, p_c, np.maximum(ndtr(-z) - p_c, 1e-300)], axis=-1)
+    return np.exp(np.log(p) @ counts + logs).sum(axis=-1)

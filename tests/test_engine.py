@@ -182,7 +182,7 @@ class Untouched(nn.Module):
         *(({"alpha": value}, "`alpha` must be") for value in (0, 1, -0.1, 1.5, np.nan)),
         *(({"n": value}, "`n` must be") for value in (0, -1, 1.5, True)),
         *(({"n0": value}, "`n0` must be") for value in (0, -1, 1.5, True)),
-        ({"n": 9}, "`n` = 9 can never certify anything at alpha = 0.001: at least 10 samples"),
+        ({"n": 9}, "n = 9 samples can never certify anything at alpha = 0.001, .* n is 10"),
         ({"seed": -1}, "`seed` must be at least 0"),
         ({"seed": 2**63}, "`seed` must be at most"),
         ({"method": "best"}, "`method` must be one of"),

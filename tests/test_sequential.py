@@ -215,9 +215,9 @@ def test_images_far_from_every_target_take_few_of_the_samples(p_a, p_b, radii, m
 
 
 def test_the_table_is_that_of_the_full_run_for_nearly_all_images():
-    schedule, radii = Schedule.geometric(20_000, 0.001), np.arange(0, 2, 0.25)
+    schedule, radii = Schedule.geometric(10_000, 0.001), np.arange(0, 2, 0.25)
     rng, used, changed = np.random.default_rng(3), [], 0
-    for p_a in rng.uniform(0.55, 0.99, 25):
+    for p_a in rng.uniform(0.55, 0.99, 20):
         progress, samples, history = run(schedule, p_a, 0.7 * (1 - p_a), radii=radii, images=8)
         full = certify_counts(
             history[-1],
@@ -225,7 +225,7 @@ def test_the_table_is_that_of_the_full_run_for_nearly_all_images():
             sigma=0.5,
             alpha=0.001,
             method="joint",
-            invalid=20_000 - history[-1].sum(1),
+            invalid=10_000 - history[-1].sum(1),
         )
         changed += np.sum(
             np.searchsorted(radii, progress.radius, side="right")
@@ -233,7 +233,7 @@ def test_the_table_is_that_of_the_full_run_for_nearly_all_images():
         )
         used.append(samples.mean())
     assert changed <= 2
-    assert np.mean(used) < 20_000 / 2
+    assert np.mean(used) < 10_000 / 2
 
 
 def test_images_that_are_not_wanted_are_done_at_once_with_a_valid_certificate():

@@ -50,7 +50,7 @@ def test_every_method_is_studied_at_every_noise_level():
     assert len({(arm.name, arm.recipe.sigma) for arm in arms}) == len(arms)
     for sigma in study.SIGMAS:
         names = {arm.name for arm in arms if arm.recipe.sigma == sigma}
-        assert {"Basic", "SmoothAdv", "ADRE_REG, lam 0.2", "ADRE_ADV, lam 0.2"} <= names
+        assert {"Basic", "SmoothAdv", "ADRE_REG, lam 0.3", "ADRE_ADV, lam 0.3"} <= names
 
 
 def test_arms_are_compared_seed_by_seed():
@@ -74,6 +74,6 @@ def test_holm_multiplies_the_smallest_by_the_number_and_never_falls():
 def test_the_report_has_a_line_for_every_arm_and_the_picture_is_drawn(tmp_path):
     made = rows()
     text = study.report(made)
-    assert text.count("| ADRE_REG, lam 0.2 |") == 3 * (2 + 2 * 2 + 1)
+    assert text.count("| ADRE_REG, lam 0.3 |") == 3 * (2 + 2 * 2 + 1)
     study.draw(made, tmp_path / "study.png")
     assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")

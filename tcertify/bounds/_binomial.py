@@ -9,18 +9,23 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from scipy.special import betainc, betaincc, betaln, gammaln, ndtri, xlog1py
 
 Floats = NDArray[np.float64]
-_Tail = Callable[[NDArray[np.intp], Floats], tuple[Floats, Floats]]
+Solution = tuple[Floats, Floats]
+Root = Callable[[Floats, Floats, Floats], Solution]
+#: (indices, p there) -> tail, its slope in log p, and the bend of that slope's logarithm
+Tail = Callable[[NDArray[np.intp], Floats], tuple[Floats, Floats, Floats]]
 
 _BLOCK = 1 << 13  # elements whose temporaries stay in the cache
-_STEP_IS_LAST = 1e-5  # a step from this distance ends at its cube
+_STEP_IS_LAST = 1e-5  # the error of a step goes as the square of this
 _MAX_STEPS = 200
 _SMALLEST_ALPHA = 1e-250  # scipy's tails lose digits where they come near the smallest floats
 _MANY_SAMPLES = 2.0**32  # above it scipy's continued fraction gets slow, and then fails ...
 _MANY_COUNTS = 1e6  # ... unless the successes or the failures are fewer than this
+_SCIPY_ROUNDS_1_MINUS_P = np.lib.NumpyVersion(scipy.__version__) < "1.14.0"
 _SMALL = np.arange(1, 16.0)
 _SMALL_STIRLING_ERRORS = np.append(
     0.0,
@@ -28,12 +33,12 @@ _SMALL_STIRLING_ERRORS = np.append(
 )
 
 
-def lower_root(k: Floats, n: Floats, alpha: Floats) -> tuple[Floats, Floats]:
+def lower_root(k: Floats, n: Floats, alpha: Floats) -> Solution:
     """The p with P(Bin(n, p) >= k) = alpha, for 1 <= k < n, and the relative error p may have."""
     return _in_blocks(_lower_root, _lower_root_of_many, k, n, alpha)
 
 
-def upper_root(k: Floats, n: Floats, alpha: Floats) -> tuple[Floats, Floats]:
+def upper_root(k: Floats, n: Floats, alpha: Floats) -> Solution:
     """The p with P(Bin(n, p) <= k) = alpha, for 1 <= k < n, and the relative error p may have."""
     return _in_blocks(_upper_root, _upper_root_of_many, k, n, alpha)
 
@@ -41,11 +46,15 @@ def upper_root(k: Floats, n: Floats, alpha: Floats) -> tuple[Floats, Floats]:
 def relative_error(n: Floats, alpha: Floats, slope: Floats) -> Floats:
     """The relative error of a p whose log tail is log alpha and has this slope in log p.
 
-    Several times what was measured against Arb for scipy 1.13 to 1.17: the error of the tail, which
-    the slope divides, grows with n, and above 1/2 as the rounding of 1 - alpha does.
+    Several times what was measured against Arb, for alpha up to 1/2 and scipy 1.14 to 1.17: some of
+    it in p itself, and some in the tail, which the slope divides. Older versions round 1 - p, which
+    costs the tail up to n 2^-54.
     """
-    tail_error = np.where(alpha > 0.5, np.minimum(2e-16 * n, 1e-6), np.minimum(2e-19 * n, 1e-9))
-    error = (2e-13 + tail_error) / np.abs(slope) + 2e-13
+    if _SCIPY_ROUNDS_1_MINUS_P:
+        tail_error = 2e-13 + 6.5e-17 * n
+    else:
+        tail_error = 2e-13 + np.minimum(1e-19 * n, 1e-9)
+    error = 2e-13 + 2e-16 * np.sqrt(n) + tail_error / np.abs(slope)
     return np.where(alpha < _SMALLEST_ALPHA, np.inf, error)
 
 
@@ -67,72 +76,75 @@ def deviance(k: Floats, n: Floats, p: Floats) -> Floats:
     return _deviance_part(k, n * p) + _deviance_part(n - k, n * (1 - p))
 
 
-def _lower_root(k: Floats, n: Floats, alpha: Floats) -> tuple[Floats, Floats]:
+def bend(shape: Floats, n: Floats, p: Floats) -> Floats:
+    """The slope, in log p, of log(p^shape (1 - p)^(n - shape))."""
+    return (shape - n * p) / (1 - p)
+
+
+def solve(tail: Tail, alpha: Floats, start: Floats, floor: Floats, ceiling: Floats) -> Solution:
+    """Halley's steps in log p to log tail = log alpha; bisection where they leave the bracket."""
+    root = np.clip(start, floor, ceiling)
+    slopes, log_alpha = np.ones_like(root), np.log(alpha)
+    at = np.flatnonzero(alpha >= _SMALLEST_ALPHA)
+    for _ in range(_MAX_STEPS):
+        if not at.size:
+            return root, slopes
+        p = root[at]
+        value, slope, bends = tail(at, p)
+        slope /= value
+        distance = np.log(value) - log_alpha[at]
+        too_low = (distance < 0) == (slope > 0)
+        floor[at] = np.where(too_low, p, floor[at])
+        ceiling[at] = np.where(too_low, ceiling[at], p)
+        curved = distance * (bends / slope - 1)
+        stepped = p * np.exp(-distance / slope / np.clip(1 - curved / 2, 0.5, 2))
+        inside = (stepped >= floor[at]) & (stepped <= ceiling[at])
+        root[at] = np.where(inside, stepped, np.sqrt(floor[at] * ceiling[at]))
+        slopes[at] = slope
+        at = at[~(np.maximum(np.abs(distance), np.abs(curved)) < _STEP_IS_LAST)]
+    raise FloatingPointError(f"No binomial bound found for alpha = {alpha[at[0]]}.")
+
+
+def _lower_root(k: Floats, n: Floats, alpha: Floats) -> Solution:
     coefficient = log_coefficient(k, n)
 
-    def tail_and_slope(at: NDArray[np.intp], p: Floats) -> tuple[Floats, Floats]:
-        tail = np.asarray(betainc(k[at], n[at] - k[at] + 1, p), np.float64)
-        return tail, k[at] * np.exp(log_pmf(coefficient[at], k[at], n[at], p)) / tail
+    def tail(at: NDArray[np.intp], p: Floats) -> tuple[Floats, Floats, Floats]:
+        k_at, n_at = k[at], n[at]
+        value = np.asarray(betainc(k_at, n_at - k_at + 1, p), np.float64)
+        slope = k_at * np.exp(log_pmf(coefficient[at], k_at, n_at, p))
+        return value, slope, bend(k_at, n_at, p)
 
     # P(Bin(n, p) >= k) <= C(n, k) p^k puts the root above this.
     floor = np.exp((np.log(alpha) + np.log(k) + betaln(k, n - k + 1)) / k - 1e-6)
     start = _approximate_beta_quantile(k, n - k + 1, ndtri(alpha))
-    return _solve(tail_and_slope, k, n, alpha, start, floor, np.ones_like(k))
+    root, slope = solve(tail, alpha, start, floor, np.ones_like(k))
+    return root, relative_error(n, alpha, slope)
 
 
-def _upper_root(k: Floats, n: Floats, alpha: Floats) -> tuple[Floats, Floats]:
+def _upper_root(k: Floats, n: Floats, alpha: Floats) -> Solution:
     coefficient = log_coefficient(k, n)
 
-    def tail_and_slope(at: NDArray[np.intp], p: Floats) -> tuple[Floats, Floats]:
-        tail = np.asarray(betaincc(k[at] + 1, n[at] - k[at], p), np.float64)
-        mass = np.exp(log_pmf(coefficient[at], k[at], n[at], p))
-        return tail, -(n[at] - k[at]) * mass * p / (1 - p) / tail
+    def tail(at: NDArray[np.intp], p: Floats) -> tuple[Floats, Floats, Floats]:
+        k_at, n_at = k[at], n[at]
+        value = np.asarray(betaincc(k_at + 1, n_at - k_at, p), np.float64)
+        slope = (k_at - n_at) * p / (1 - p) * np.exp(log_pmf(coefficient[at], k_at, n_at, p))
+        return value, slope, bend(k_at + 1, n_at, p)
 
     # (1 - p)^n <= P(Bin(n, p) <= k) <= C(n, k) (1 - p)^(n - k) puts the root between these.
-    floor = -np.expm1(np.log(alpha) / n * (1 + 1e-6))
+    floor = -np.expm1(np.log(alpha) / n * (1 - 1e-6))
     log_rest = (np.log(alpha) + np.log(n - k) + betaln(k + 1, n - k)) / (n - k)
     ceiling = -np.expm1(log_rest * (1 + 1e-6))
     start = _approximate_beta_quantile(k + 1, n - k, -ndtri(alpha))
-    return _solve(tail_and_slope, k + 1, n, alpha, start, floor, ceiling)
+    root, slope = solve(tail, alpha, start, floor, ceiling)
+    return root, relative_error(n, alpha, slope)
 
 
-def _solve(
-    tail_and_slope: _Tail,
-    shape: Floats,
-    n: Floats,
-    alpha: Floats,
-    start: Floats,
-    floor: Floats,
-    ceiling: Floats,
-) -> tuple[Floats, Floats]:
-    """Halley's steps in log p to log tail = log alpha; bisection where they leave the bracket."""
-    root = np.clip(start, floor, ceiling)
-    slopes, log_alpha = np.empty_like(root), np.log(alpha)
-    at = np.flatnonzero(alpha >= _SMALLEST_ALPHA)
-    for _ in range(_MAX_STEPS):
-        if not at.size:
-            return root, relative_error(n, alpha, slopes)
-        p = root[at]
-        tail, slope = tail_and_slope(at, p)
-        distance = np.log(tail) - log_alpha[at]
-        too_low = (distance < 0) == (slope > 0)
-        floor[at] = np.where(too_low, p, floor[at])
-        ceiling[at] = np.where(too_low, ceiling[at], p)
-        bend = (shape[at] - n[at] * p) / (1 - p) / slope - 1
-        stepped = p * np.exp(-distance / slope / np.clip(1 - distance * bend / 2, 0.5, 2))
-        inside = (stepped >= floor[at]) & (stepped <= ceiling[at])
-        root[at] = np.where(inside, stepped, np.sqrt(floor[at] * ceiling[at]))
-        slopes[at] = slope
-        at = at[~(np.abs(distance) < _STEP_IS_LAST)]
-    raise FloatingPointError(f"No binomial bound found for n = {n[at[0]]}, alpha = {alpha[at[0]]}.")
-
-
-def _lower_root_of_many(k: Floats, n: Floats, alpha: Floats) -> tuple[Floats, Floats]:
+def _lower_root_of_many(k: Floats, n: Floats, alpha: Floats) -> Solution:
     # P(Bin(n, p) >= k) is at most the normal tail at the signed root deviance of k - 1.
     return _root_of_signed_deviance(k - 1, n, -ndtri(alpha)), 4 / k
 
 
-def _upper_root_of_many(k: Floats, n: Floats, alpha: Floats) -> tuple[Floats, Floats]:
+def _upper_root_of_many(k: Floats, n: Floats, alpha: Floats) -> Solution:
     return _root_of_signed_deviance(k + 1, n, ndtri(alpha)), 4 / k
 
 
@@ -182,12 +194,12 @@ def _deviance_part(k: Floats, mean: Floats) -> Floats:
 
 
 def _in_blocks(
-    root: Callable[[Floats, Floats, Floats], tuple[Floats, Floats]],
-    root_of_many: Callable[[Floats, Floats, Floats], tuple[Floats, Floats]],
+    root: Root,
+    root_of_many: Root,
     k: Floats,
     n: Floats,
     alpha: Floats,
-) -> tuple[Floats, Floats]:
+) -> Solution:
     values, errors = np.empty_like(k), np.empty_like(k)
     with np.errstate(all="ignore"):  # steps that end in NaN or infinity leave the bracket
         many = (n > _MANY_SAMPLES) & (np.minimum(k, n - k) > _MANY_COUNTS)

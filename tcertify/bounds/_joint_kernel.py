@@ -25,6 +25,9 @@ CELLS_WAITING = 60
 #: Below this a binomial mass is not carried on by recurrence.
 TINY = 1e-290
 
+#: The rejected outcomes b <= columns[a - first], with n and the x of the tails exp(-x) left out.
+Region = tuple[NDArray[np.int64], int, int, float]
+
 _SQRT2 = math.sqrt(2.0)
 _SQRT2PI = math.sqrt(2.0 * math.pi)
 _FAR = 37.0  # Phi(-37) is about the smallest normal double
@@ -119,9 +122,10 @@ def _spread(variance: float, x: float) -> float:
 def _upper_rate(k: float, m: float, z: float) -> float:
     """Upper limit at z of a rate with k of m seen (arcsine scale): the inverse of _lower_count."""
     angle = math.asin(math.sqrt((k + 1.0) / (m + 1.0))) + 0.5 * z / math.sqrt(m + 1.0)
-    shifted = math.sin(min(angle, 0.5 * math.pi)) ** 2
+    if angle >= 0.5 * math.pi:
+        return 1.0
     shift = (z * z - 4.0) / (12.0 * (m + z * z))
-    return min((shifted + shift) / (1.0 + 2.0 * shift), 1.0)
+    return min((math.sin(angle) ** 2 + shift) / (1.0 + 2.0 * shift), 1.0)
 
 
 @njit(cache=True, nogil=True)
@@ -231,6 +235,8 @@ def _columns(rank: float, n: int, z: float, first: int, last: int) -> NDArray[np
 @njit(cache=True, nogil=True)
 def _lower_tail(k: int, m: int, r: float) -> tuple[float, float]:
     """An upper bound of P(Bin(m, r) <= k) and the mass at k (0: not to be carried on)."""
+    if r == 0.0:
+        return 1.0, 0.0
     mass = _mass(k, m, r, 1.0 - r)
     if mass < TINY:
         # Below the mean the whole tail is at most k + 1 such masses; above it 1 is bound enough.
@@ -246,10 +252,9 @@ def _lower_tail(k: int, m: int, r: float) -> tuple[float, float]:
 
 
 @njit(cache=True, nogil=True)
-def _probability(
-    columns: NDArray[np.int64], first: int, n: int, q: float, r: float, x: float
-) -> float:
+def _probability(region: Region, q: float, r: float) -> float:
     """An upper bound of the probability of the region at p_A = 1 - q and p_c = q r."""
+    columns, first, n, x = region
     p = 1.0 - q
     spread = _spread(n * p * q, x)
     start = max(first, math.floor(n * p - spread))
@@ -306,7 +311,7 @@ def _nudge(x: float) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _at(columns: NDArray[np.int64], first: int, n: int, z_a: float, z_c: float, x: float) -> float:
+def _at(region: Region, z_a: float, z_c: float) -> float:
     """An upper bound of the region's probability at p_A = Phi(z_a), p_c = Phi(z_c).
 
     q and r are moved down by more than their error: the probability falls in both.
@@ -315,7 +320,7 @@ def _at(columns: NDArray[np.int64], first: int, n: int, z_a: float, z_c: float, 
     r = 0.0
     if z_c > -math.inf:
         r = min(_cdf(z_c) / q, 1.0) * (1.0 - _nudge(z_a) - _nudge(z_c))
-    return _probability(columns, first, n, q, r, x)
+    return _probability(region, q, r)
 
 
 @njit(cache=True, nogil=True)
@@ -361,42 +366,31 @@ def _gap(n: int, t: float, low: float, high: float, x: float) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _excess(
-    columns: NDArray[np.int64],
-    first: int,
-    n: int,
-    t: float,
-    low: float,
-    high: float,
-    x: float,
-    level: float,
-) -> float:
+def _excess(region: Region, t: float, low: float, high: float, level: float) -> float:
     """0 where the region has probability <= `level` all along the curve, z_A = low to high.
 
     Otherwise a probability above level * exp(-TOLERANCE) that was met there. Branch and bound:
     a cell whose bound is too large is halved, its right half waiting on the stack.
     """
+    n, x = region[2], region[3]
     allowed = level * math.exp(-TOLERANCE)
-    tails = 3.0 * math.exp(-x)
     right = np.empty(CELLS_WAITING)
     p_right = np.empty(CELLS_WAITING)
-    right[0] = high
-    p_right[0] = _at(columns, first, n, high, high - t, x)
+    right[0], p_right[0] = high, _at(region, high, high - t)
     waiting = 1
-    a = low
-    p_a = _at(columns, first, n, a, a - t, x)
+    a, p_a = low, _at(region, low, low - t)
     while waiting > 0:
         b, p_b = right[waiting - 1], p_right[waiting - 1]
         worst: float = max(p_a, p_b)
         if worst > allowed:
             return worst
         if a - t < -_FAR:
-            bound = _at(columns, first, n, b, -math.inf, x)
+            bound = _at(region, b, -math.inf)
         elif _rest(b, t) < TINY:
             # At the edge the log of what is left bends without limit: the monotone bound.
-            bound = _at(columns, first, n, b, a - t, x)
+            bound = _at(region, b, a - t)
         else:
-            bound = worst * math.exp(min(_gap(n, t, a, b, x), 100.0)) + tails
+            bound = worst * math.exp(min(_gap(n, t, a, b, x), 100.0)) + 3.0 * math.exp(-x)
         if bound <= level:
             a, p_a = b, p_b
             waiting -= 1
@@ -404,8 +398,7 @@ def _excess(
         middle = 0.5 * (a + b)
         if waiting == CELLS_WAITING or not a < middle < b:
             return bound
-        right[waiting] = middle
-        p_right[waiting] = _at(columns, first, n, middle, middle - t, x)
+        right[waiting], p_right[waiting] = middle, _at(region, middle, middle - t)
         waiting += 1
     return 0.0
 
@@ -436,16 +429,55 @@ def _plausible(k: int, n: int, x: float, side: float) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _coarse(
-    columns: NDArray[np.int64], first: int, n: int, t: float, low: float, high: float, x: float
-) -> float:
-    """The largest of a few probabilities along the curve."""
+def _score(region: Region, t: float, low: float, high: float) -> float:
+    """Phi^-1 of the largest of a few probabilities along the curve, z_A = low to high."""
     points = 9
     most = 0.0
     for i in range(points):
         z = low + (high - low) * i / (points - 1)
-        most = max(most, _at(columns, first, n, z, z - t, x))
-    return most
+        most = max(most, _at(region, z, z - t))
+    return _quantile(min(most, 1.0 - 1e-15))
+
+
+@njit(cache=True, nogil=True)
+def _approximate(
+    region: Region, low: float, high: float, goal: float, t: float, scale: float
+) -> tuple[float, float]:
+    """A t where the score is about `goal`, and the slope of the score there.
+
+    The score is nearly a straight line in t: the secant method from a guess and its scale, kept in
+    a bracket.
+    """
+    below, above = 2.0 * low, math.inf
+    slope = 1.0 / scale
+    last_t, last_score = t, math.nan
+    for _ in range(100):  # pragma: no branch (it never took more than 30)
+        score = _score(region, t, low, min(high, 0.5 * t))
+        if t != last_t:
+            secant = (score - last_score) / (t - last_t)
+            slope = min(max(secant, 0.2 / scale), 5.0 / scale)
+        if abs(score - goal) < 1e-4 or above - below < 1e-13 * (1.0 + abs(t)):
+            break
+        last_t, last_score = t, score
+        if score > goal:
+            above = t
+        else:
+            below = t
+        t += (goal - score) / slope
+        if not below < t < above:
+            t = 0.5 * (below + above) if above < math.inf else below + scale
+    return t, slope
+
+
+@njit(cache=True, nogil=True)
+def _window(n: int, low: float, high: float, x: float) -> tuple[int, int]:
+    """Columns outside of which N_A has probability <= exp(-x) a side, for z_A in [low, high]."""
+    p_low, p_high = _cdf(low), _cdf(high)
+    variance = 0.25 if low < 0.0 < high else max(p_low * _cdf(-low), p_high * _cdf(-high))
+    reach = _spread(n * variance, x)
+    first = math.floor(n * p_low - reach) - 1
+    last = math.ceil(n * p_high + reach) + 1
+    return max(first, 0), min(last, n)
 
 
 @njit(cache=True, nogil=True)
@@ -454,62 +486,32 @@ def _invert(k_a: int, k_b: int, n: int, alpha: float, z: float) -> float:
     if k_a == 0:
         return -math.inf
     x_beta = (math.log(2.0 / BETA) - math.log(alpha)) * (1.0 + 1e-9)
-    x = -math.log(LEFT_OUT) - math.log(alpha)
     low = _plausible(k_a, n, x_beta, -1.0)
+    high = _plausible(k_a, n, x_beta, 1.0) if k_a < n else _FAR
     if low <= -_FAR:
         return -math.inf
-    high = _plausible(k_a, n, x_beta, 1.0) if k_a < n else _FAR
-    p_low, p_high = _cdf(low), _cdf(high)
-    variance = 0.25 if low < 0.0 < high else max(p_low * (1 - p_low), p_high * (1 - p_high))
-    reach = _spread(n * variance, x)
-    first = max(0, math.floor(n * p_low - reach) - 1)
-    last = min(n, math.ceil(n * p_high + reach) + 1)
+    x = -math.log(LEFT_OUT) - math.log(alpha)
+    first, last = _window(n, low, high, x)
     rank = _rank(k_a, k_b, n, z)
+    guess, scale = 2.0 * low + 2.0, 0.3
     if rank < math.inf:
-        rank -= 1e-11 * (1.0 + abs(rank))
-    columns = _columns(rank, n, z, first, last)
-    level = alpha * (1.0 - BETA) * (1.0 - 1e-9)
-
-    # Below 2 * low the curve has no plausible point, so that t is certified.
-    sure = 2.0 * low
-    # Phi^-1 of the probability is nearly a straight line in t: the secant method, in brackets.
-    scale = 0.3
-    t = sure + 2.0
-    if rank < math.inf:
-        t = max(rank, sure + 0.1)
+        guess = max(rank, 2.0 * low + 0.1)
         scale = max(_rank(k_a, k_b, n, 0.0) - _rank(k_a, k_b, n, 1.0), 1e-12)
-    slope = 1.0 / scale
+        rank -= 1e-11 * (1.0 + abs(rank))
+    region = (_columns(rank, n, z, first, last), first, n, x)
+    level = alpha * (1.0 - BETA) * (1.0 - 1e-9)
     goal = _quantile(level * math.exp(-1.5 * TOLERANCE))
-    below, above = sure, math.inf
-    last_t, last_w = math.nan, math.nan
-    for _ in range(100):
-        met = _coarse(columns, first, n, t, low, min(high, 0.5 * t), x)
-        w = _quantile(min(met, 1.0 - 1e-15))
-        if not math.isnan(last_t) and t != last_t:
-            secant = (w - last_w) / (t - last_t)
-            slope = min(max(secant, 0.2 / scale), 5.0 / scale)
-        if abs(w - goal) < 1e-4:
-            break
-        last_t, last_w = t, w
-        if w > goal:
-            above = t
-        else:
-            below = t
-        t += (goal - w) / slope
-        if not below < t < above:
-            t = 0.5 * (below + above) if above < math.inf else below + scale
-        if above - below < 1e-13 * (1.0 + abs(t)):
-            break
-    # The rigorous pass; where it meets more than the coarse one saw, a smaller t.
-    for attempt in range(60):
-        if t <= sure:
-            return sure
-        met = _excess(columns, first, n, t, low, min(high, 0.5 * t), x, level)
+    t, slope = _approximate(region, low, high, goal, guess, scale)
+    # The rigorous pass; where it meets more than the coarse one saw, a smaller t. No plausible
+    # point has t below 2 * low, so that much is certain.
+    caution = 1.0
+    while t > 2.0 * low:
+        met = _excess(region, t, low, min(high, 0.5 * t), level)
         if met == 0.0:
             return t
-        w = _quantile(min(met, 1.0 - 1e-15))
-        t -= (w - goal) / slope * 1.2**attempt
-    return sure
+        t -= (_quantile(min(met, 1.0 - 1e-15)) - goal) / slope * caution
+        caution *= 1.2
+    return 2.0 * low
 
 
 @njit(cache=True, nogil=True)

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
 from tcertify import _checks
-from tcertify.bounds._binomial import Floats, lower_root, upper_root
+from tcertify.bounds._binomial import Floats, Root, Solution, lower_root, upper_root
 
 #: Several times the relative error of the elementary functions in the closed forms.
 _ROUNDING = 4e-15
@@ -40,8 +40,11 @@ def clopper_pearson_lower(k: ArrayLike, n: ArrayLike, alpha: ArrayLike) -> NDArr
 
     Notes
     -----
-    Rounded down: never above the exact real number, and for n <= 1e6 and alpha >= 1e-6 below it by
-    at most 1e-10 min(p, 1 - p) + 4 ulp. Near p = 1, where a float has no digits left, take
+    Rounded down: never above the exact real number. For alpha from 1e-12 to 1/2 it lies below by
+    at most 1e-12 min(p, 1 - p) + 4 ulp up to n = 1e6 and 2e-10 min(p, 1 - p) + 4 ulp up to n = 1e9
+    (scipy 1.14 and later; 1e-10 and 1e-7 before). Above n = 2**32, where k and n - k exceed 1e6,
+    it lies below by up to six counts of n, and elsewhere by up to 1e-9 p. For alpha under 1e-250
+    it is 0 unless k = n. Near p = 1, where a float has no digits left, take
     `clopper_pearson_lower_complement`.
 
     Source: Clopper and Pearson, Biometrika 26 (1934) 404-413.
@@ -145,18 +148,39 @@ def _lies_above_half(k: Floats, n: Floats, alpha: Floats) -> NDArray[np.bool_]:
 
 def _small_lower(k: Floats, n: Floats, alpha: Floats) -> Floats:
     """The lower bound, to a relative accuracy of its own, for 1 <= k <= n."""
-    log_bound = np.log(alpha) / n
-    bound = np.exp(log_bound) * (1 - _ROUNDING * (1 - log_bound))
-    inner = k < n
-    root, error = lower_root(k[inner], n[inner], alpha[inner])
-    bound[inner] = np.maximum(root * (1 - error), 0)
-    return bound
+    root, error = _by_half(_root_at_least, _root_at_most, k, k - 1, n, alpha)
+    return np.maximum(root * (1 - error), 0)
 
 
 def _small_upper(k: Floats, n: Floats, alpha: Floats) -> Floats:
     """The upper bound, to a relative accuracy of its own, for 0 <= k < n."""
-    bound = -np.expm1(np.log(alpha) / n) * (1 + _ROUNDING)
+    root, error = _by_half(_root_at_most, _root_at_least, k, k + 1, n, alpha)
+    return np.minimum(root * (1 + error), 1)
+
+
+def _by_half(
+    root: Root, other: Root, k: Floats, other_k: Floats, n: Floats, alpha: Floats
+) -> Solution:
+    """One tail is alpha where the other is 1 - alpha: the smaller of the two is solved for."""
+    value, error = np.empty_like(k), np.empty_like(k)
+    half = (alpha <= 0.5) | (k == 0) | (k == n)  # the last two have closed forms
+    value[half], error[half] = root(k[half], n[half], alpha[half])
+    value[~half], error[~half] = other(other_k[~half], n[~half], 1 - alpha[~half])
+    return value, error
+
+
+def _root_at_least(k: Floats, n: Floats, alpha: Floats) -> Solution:
+    """The p with P(Bin(n, p) >= k) = alpha and its relative error, for 1 <= k <= n."""
+    log_root = np.log(alpha) / n
+    root, error = np.exp(log_root), _ROUNDING * (1 - log_root)
+    inner = k < n
+    root[inner], error[inner] = lower_root(k[inner], n[inner], alpha[inner])
+    return root, error
+
+
+def _root_at_most(k: Floats, n: Floats, alpha: Floats) -> Solution:
+    """The p with P(Bin(n, p) <= k) = alpha and its relative error, for 0 <= k < n."""
+    root, error = -np.expm1(np.log(alpha) / n), np.full_like(n, _ROUNDING)
     inner = k > 0
-    root, error = upper_root(k[inner], n[inner], alpha[inner])
-    bound[inner] = np.minimum(root * (1 + error), 1)
-    return bound
+    root[inner], error[inner] = upper_root(k[inner], n[inner], alpha[inner])
+    return root, error

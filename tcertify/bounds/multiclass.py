@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc, betaincc
 
 from tcertify import _checks
-from tcertify.bounds._binomial import Floats, deviance, log_coefficient, log_pmf, relative_error
+from tcertify.bounds._binomial import (
+    Floats,
+    Solution,
+    bend,
+    deviance,
+    log_coefficient,
+    log_pmf,
+    relative_error,
+    solve,
+)
 from tcertify.bounds.clopper_pearson import clopper_pearson_lower, clopper_pearson_upper
 
-_NEGLIGIBLE = 1e-17
-_STEP_IS_LAST = 1e-7  # a step from this distance ends at its square
-_MAX_STEPS = 100
+_NEGLIGIBLE = 1e-17  # a thousand such parts of alpha are far below the error of the tails
+_BLOCK = 1 << 15  # counts at a time, whose temporaries stay in the cache
 
 
 def multiclass_upper(counts: ArrayLike, n: ArrayLike, alpha: ArrayLike) -> NDArray[np.float64]:
@@ -58,14 +66,15 @@ def multiclass_upper(counts: ArrayLike, n: ArrayLike, alpha: ArrayLike) -> NDArr
     0.134775
     """
     table, samples, levels = _checked(counts, n, alpha)
-    shape = samples.shape
     rows = np.sort(table.reshape(-1, table.shape[-1]), axis=1)[:, ::-1]
+    flat_n, flat_alpha = samples.ravel(), levels.ravel()
     bound = np.ones(samples.size)
-    open_rows = rows[:, 0] < samples.ravel()
-    bound[open_rows] = _bound(
-        rows[open_rows], samples.ravel()[open_rows], levels.ravel()[open_rows]
-    )
-    return bound.reshape(shape)[()]
+    open_rows = np.flatnonzero(rows[:, 0] < flat_n)
+    step = max(1, _BLOCK // rows.shape[1])
+    for first in range(0, open_rows.size, step):
+        at = open_rows[first : first + step]
+        bound[at] = _bound(rows[at], flat_n[at], flat_alpha[at])
+    return bound.reshape(samples.shape)[()]
 
 
 def _checked(counts: ArrayLike, n: ArrayLike, alpha: ArrayLike) -> tuple[Floats, Floats, Floats]:
@@ -90,43 +99,37 @@ def _bound(rows: Floats, n: Floats, alpha: Floats) -> Floats:
     """The bound for rows of counts in falling order, all below n."""
     row, k, weight = _runs(rows)
     first = np.searchsorted(row, np.arange(n.size))
-    top, alone = k[first], alpha / weight[first]
+    top, share = k[first], alpha / weight[first]
     # The largest count alone bounds from below, and is the answer where no other one matters.
-    bound = clopper_pearson_upper(top, n, alone)
-    flipped = bound > 0.5
-    start = np.where(flipped, clopper_pearson_lower(n - top, n, alone), bound)
-    terms = _Terms(row, np.where(flipped[row], n[row] - k, k), n[row], weight, flipped[row])
-    terms = terms.select(terms.log_ceiling(start[row]) > np.log(_NEGLIGIBLE * alpha[row]))
-    several = np.bincount(terms.row, minlength=n.size) > 1
-    root, error = _solve(terms.select(several[terms.row]), n, alpha, start, several)
-    flipped_root = np.nextafter(1 - root * (1 - error), 1)
-    return np.where(several, np.where(flipped, flipped_root, root * (1 + error)), bound)
+    bound = clopper_pearson_upper(top, n, share)
+    flipped = bound > 0.5  # then the steps go in 1 - p, which keeps its digits
+    start = np.where(flipped, clopper_pearson_lower(n - top, n, share), bound)
+    terms = _Terms.of(row, np.where(flipped[row], n[row] - k, k), n[row], weight, flipped[row])
+    terms = terms.where(terms.log_ceiling(start[row]) > np.log(_NEGLIGIBLE * alpha[row]))
+    several = np.flatnonzero(np.bincount(terms.row, minlength=n.size) > 1)
+    root, error = _root_of_sum(terms, several, n[several], alpha[several], start[several])
+    mirrored = np.nextafter(1 - root * (1 - error), 1)
+    bound[several] = np.where(flipped[several], mirrored, np.minimum(root * (1 + error), 1))
+    return bound
 
 
-def _solve(
-    terms: _Terms, n: Floats, alpha: Floats, start: Floats, active: NDArray[np.bool_]
-) -> tuple[Floats, Floats]:
-    """Newton's steps on log sum = log alpha in the log of p, or of 1 - p in flipped rows."""
-    root, slopes, log_alpha = start.copy(), np.ones_like(start), np.log(alpha)
-    for _ in range(_MAX_STEPS):
-        if not active.any():
-            return root, relative_error(n, alpha, slopes)
-        total, slope = terms.sum_and_slope(root)
-        at = np.flatnonzero(active)
-        distance = np.log(total[at]) - log_alpha[at]
-        slopes[at] = slope[at] / total[at]
-        stepped = root[at] * np.exp(-distance / slopes[at])
-        root[at] = np.minimum(stepped, (1 + root[at]) / 2)
-        active = active.copy()
-        active[at] = ~(np.abs(distance) < _STEP_IS_LAST)
-        terms = terms.select(active[terms.row])
-    worst = np.flatnonzero(active)[0]
-    raise FloatingPointError(f"No bound found for n = {n[worst]}, alpha = {alpha[worst]}.")
+def _root_of_sum(
+    terms: _Terms, rows: NDArray[np.intp], n: Floats, alpha: Floats, start: Floats
+) -> Solution:
+    """Where the sums of these rows are alpha, and the relative errors that this may have."""
+
+    def tail(at: NDArray[np.intp], p: Floats) -> tuple[Floats, Floats, Floats]:
+        return terms.of_rows(rows[at]).sums(p)
+
+    with np.errstate(all="ignore"):  # steps that end in NaN or infinity leave the bracket
+        smallest = np.full_like(start, np.finfo(np.float64).tiny)
+        root, slope = solve(tail, alpha, start, smallest, np.ones_like(start))
+    return root, relative_error(n, alpha, slope)
 
 
 @dataclass(frozen=True)
 class _Terms:
-    """The summands weight * P(Bin(n, p) <= N) of every row in one list.
+    """The summands weight * P(Bin(n, p) <= N) of every row in one list, in the order of rows.
 
     k is N, and the tail P(Bin(n, p) <= k); in flipped rows it is n - N, and P(Bin(n, q) >= k).
     """
@@ -136,24 +139,43 @@ class _Terms:
     n: Floats
     weight: Floats
     flipped: NDArray[np.bool_]
+    coefficient: Floats
 
-    def select(self, chosen: NDArray[np.bool_]) -> _Terms:
+    @classmethod
+    def of(
+        cls,
+        row: NDArray[np.intp],
+        k: Floats,
+        n: Floats,
+        weight: Floats,
+        flipped: NDArray[np.bool_],
+    ) -> _Terms:
+        return cls(row, k, n, weight, flipped, log_coefficient(k, n))
+
+    def where(self, chosen: NDArray[np.bool_]) -> _Terms:
         return _Terms(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+    def of_rows(self, rows: NDArray[np.intp]) -> _Terms:
+        """The terms of these rows, in rising order, numbered from 0."""
+        number = np.searchsorted(rows, self.row)
+        chosen = self.where(rows[np.minimum(number, rows.size - 1)] == self.row)
+        return replace(chosen, row=np.searchsorted(rows, chosen.row))
 
     def log_ceiling(self, p: Floats) -> Floats:
         """Chernoff's bound of each log summand, where p lies beyond k / n."""
         return np.log(self.weight) - deviance(self.k, self.n, p)
 
-    def sum_and_slope(self, root: Floats) -> tuple[Floats, Floats]:
-        """Each row's sum and the sum's slope in log root."""
-        p, k, n = root[self.row], self.k, self.n
-        mass = np.exp(log_pmf(log_coefficient(k, n), k, n, p))
+    def sums(self, root: Floats) -> tuple[Floats, Floats, Floats]:
+        """Each row's sum, its slope in log root, and the bend of the slope's logarithm."""
+        p, k, n, rising = root[self.row], self.k, self.n, self.flipped
         tail = np.empty_like(p)
-        down, up = ~self.flipped, self.flipped
-        tail[down] = betaincc(k[down] + 1, n[down] - k[down], p[down])
-        tail[up] = betainc(k[up], n[up] - k[up] + 1, p[up])
-        slope = np.where(up, k, -(n - k) * p / (1 - p)) * mass
-        return self._row_sums(tail, root.size), self._row_sums(slope, root.size)
+        tail[rising] = betainc(k[rising], (n - k + 1)[rising], p[rising])
+        tail[~rising] = betaincc((k + 1)[~rising], (n - k)[~rising], p[~rising])
+        slope = np.where(rising, k, (k - n) * p / (1 - p))
+        slope *= np.exp(log_pmf(self.coefficient, k, n, p))
+        bends = slope * bend(np.where(rising, k, k + 1), n, p)
+        total, slopes, bent = (self._row_sums(x, root.size) for x in (tail, slope, bends))
+        return total, slopes, bent / slopes
 
     def _row_sums(self, values: Floats, rows: int) -> Floats:
         return np.asarray(np.bincount(self.row, self.weight * values, rows), np.float64)

@@ -40,15 +40,20 @@ def test_the_last_two_checkpoints_are_kept(tmp_path):
     assert names == {f"epoch-{e:05d}{suffix}" for e in (10, 11) for suffix in suffixes}
 
 
-@pytest.mark.parametrize("suffix", [".json", ".safetensors", ".optimizer.safetensors"])
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
-def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, suffix, damage):
+DAMAGES = [
+    (damage, suffix)
+    for damage in ("truncated", "flipped", "gone")
+    for suffix in (".json", ".safetensors", ".optimizer.safetensors")
+    if (damage, suffix) != ("gone", ".json")  # without its record it was never complete
+]
+
+
+@pytest.mark.parametrize(("damage", "suffix"), DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, damage, suffix):
     write(tmp_path, 1)
     write(tmp_path, 2)
     path = tmp_path / f"epoch-00002{suffix}"
     content = bytearray(path.read_bytes())
-    if damage == "gone" and suffix == ".json":
-        pytest.skip("without its record a checkpoint was never complete")
     if damage == "gone":
         path.unlink()
     elif damage == "truncated":

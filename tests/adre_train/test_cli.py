@@ -1,6 +1,9 @@
+import socket
+import subprocess
 import sys
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from adre_train.cli import main
@@ -44,7 +47,7 @@ def test_a_dry_run_prints_settings_and_cost_and_writes_nothing(tmp_path, monkeyp
     done = invoke("digits", "--set", "lam=0.3", "--dry-run")
     assert done.exit_code == 0, done.output
     assert "lam = 0.3\n" in done.output
-    assert "43,050 parameters, 360 steps, " in done.output
+    assert "43,050 parameters, 690 steps, " in done.output
     assert "hours on this machine's" in done.output
     assert not list(tmp_path.iterdir())
 
@@ -75,14 +78,25 @@ def test_a_bad_argument_ends_with_one_sentence(tmp_path, arguments, message):
     assert "Traceback" not in done.output
 
 
+def test_under_torchrun_the_process_joins_its_group_and_leaves_it(tmp_path, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 1}
+    for name, value in {**group, "RANK": 0, "LOCAL_RANK": 0}.items():
+        monkeypatch.setenv(name, str(value))
+    done = invoke("digits", *TINY, "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "epoch-00002.safetensors").is_file()
+    assert not torch.distributed.is_initialized()
+
+
 def test_the_help_names_every_recipe():
     text = invoke("--help").output
     assert all(name in text for name in names())
 
 
 def test_importing_the_command_loads_no_torch():
-    import subprocess
-
     code = f"import sys; sys.path[:0] = {sys.path!r}; import adre_train.cli; "
     code += "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,114 @@
+"""The cost of a training step on CIFAR-shaped random data: ResNet-110 on a GPU, ResNet-20 without.
+
+``make bench`` times it; images/s are ``images / mean`` of a benchmark's record.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from adre_train import adre_risk
+from adre_train.attack import noisy_logits
+from adre_train.models import build
+from adre_train.recipe import Recipe
+from adre_train.train import risk
+from tcertify_kernels import add_noise
+
+CUDA = torch.cuda.is_available()
+DEVICE = "cuda" if CUDA else "cpu"
+ARCHITECTURE, IMAGES = ("cifar-resnet110", 400) if CUDA else ("cifar-resnet20", 4)
+BASIC = Recipe(sigma=0.5, k=1, lam=0.0, per="single")
+
+
+@pytest.fixture(scope="module")
+def batch():
+    torch.manual_seed(0)
+    return torch.rand(IMAGES, 3, 32, 32, device=DEVICE), torch.arange(IMAGES, device=DEVICE) % 10
+
+
+def timed(benchmark, function: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """Time `function` to its end on the device, and return what it gave."""
+
+    def whole() -> torch.Tensor:
+        result = function()
+        if CUDA:
+            torch.cuda.synchronize()
+        return result
+
+    benchmark.extra_info.update(
+        device=torch.cuda.get_device_name() if CUDA else "cpu",
+        architecture=ARCHITECTURE,
+        images=IMAGES,
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+    )
+    return benchmark.pedantic(whole, rounds=20, warmup_rounds=3)
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"k": 8},
+        {"k": 8, "lam": 0.1},
+        {"k": 8, "lam": 0.1, "eps": 0.25, "steps": 2},
+    ],
+    ids=["basic-k1", "basic-k8", "adre-k8", "adre-adv-k8"],
+)
+def test_a_step_leaves_finite_gradients_everywhere(benchmark, batch, change, bf16):
+    recipe = dataclasses.replace(BASIC, **change)
+    network = build(ARCHITECTURE, 10).to(DEVICE)
+
+    def step() -> torch.Tensor:
+        network.zero_grad()
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=bf16):
+            loss = risk(network, network, *batch, recipe, epoch=0)
+        loss.backward()
+        return loss.detach()
+
+    assert timed(benchmark, step).isfinite()
+    assert all(bool(p.grad.isfinite().all()) for p in network.parameters())
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.1], ids=["basic", "adre"])
+def test_the_forward_pass_of_eight_copies_gives_the_risk(benchmark, batch, lam):
+    images, labels = batch
+    network = build(ARCHITECTURE, 10).to(DEVICE)
+    noise = 0.5 * torch.randn(8, *images.shape, device=DEVICE)
+    found = timed(
+        benchmark, lambda: adre_risk(noisy_logits(network, images, noise), labels, lam=lam)
+    )
+    logits = noisy_logits(network, images, noise).double()
+    assert torch.allclose(adre_risk(logits, labels, lam=lam).float(), found, rtol=1e-4)
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.1], ids=["basic", "adre"])
+def test_the_risk_of_given_logits_is_that_in_float64(benchmark, lam):
+    torch.manual_seed(0)
+    logits = torch.randn(8, IMAGES, 10, device=DEVICE, requires_grad=True)
+    labels = torch.arange(IMAGES, device=DEVICE) % 10
+    found = timed(benchmark, lambda: adre_risk(logits, labels, lam=lam))
+    assert torch.allclose(adre_risk(logits.double(), labels, lam=lam).float(), found, rtol=1e-5)
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["torch", "fused"])
+def test_noise_has_the_standard_deviation_asked_for(benchmark, batch, fused):
+    images, _ = batch
+    copies = 8
+    out = torch.empty(copies * IMAGES, *images.shape[1:], device=DEVICE)
+    slot = torch.arange(IMAGES, dtype=torch.int32, device=DEVICE).repeat(copies)
+    sample = torch.arange(copies, device=DEVICE).repeat_interleave(IMAGES)
+
+    def by_torch() -> torch.Tensor:
+        return (images + 0.5 * torch.randn(copies, *images.shape, device=DEVICE)).flatten(0, 1)
+
+    def by_kernel() -> torch.Tensor:
+        return add_noise(out, images, slot, slot.long(), sample, sigma=0.5, seed=0, stream=0)
+
+    noise = timed(benchmark, by_kernel if fused else by_torch) - images.repeat(copies, 1, 1, 1)
+    assert noise.std().item() == pytest.approx(0.5, rel=0.02)

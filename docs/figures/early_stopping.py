@@ -1,0 +1,153 @@
+"""How many samples early stopping takes on published logs, and how often it changes the table.
+
+    python docs/figures/early_stopping.py FOLDER_WITH_LOGS
+
+prints a table and draws docs/figures/early_stopping.png. A log says which radius CERTIFY gave each
+image, and so which count it had: p_A is drawn from the posterior of that count. The log does not
+say who the runner-up was. Two cases are shown: the worst one, in which one rival has all that A
+has not (p_B = 1 - p_A), and a plausible one, p_B = 0.6 (1 - p_A). An abstention hides its count;
+its p_A is drawn between 0.3 and 0.5. All draws have fixed seeds.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from tcertify.audit import smallest_counts
+from tcertify.certify import certify_counts
+from tcertify.logs import read_log
+from tcertify.sequential import Progress, Schedule, decide
+
+N, ALPHA, IMAGES, PATHS = 100_000, 0.001, 500, 3
+SCHEDULES = {
+    "doubling, 90 %": (Schedule.doubling(N, ALPHA), 0.001),
+    "default": (Schedule.geometric(N, ALPHA), 0.005),
+}
+
+# label, method, schedule, right answers only
+CASES = (
+    ("CERTIFY, doubling", "certify", "doubling, 90 %", False),
+    ("joint, doubling", "joint", "doubling, 90 %", False),
+    ("joint, default", "joint", "default", False),
+    ("joint, default, right answers only", "joint", "default", True),
+)
+
+
+def images_of(log, sigma):
+    """p_A, and whether the prediction was right, of about IMAGES evenly spaced images,
+    each of them PATHS times.
+    """
+    rng = np.random.default_rng(1)
+    rows = np.arange(len(log.idx))[:: max(1, len(log.idx) // IMAGES)]
+    count = smallest_counts(log, sigma=sigma, n=N, alpha=ALPHA)[rows]
+    p_a = rng.beta(count + 0.5, N - count + 0.5)
+    p_a = np.where(log.predict[rows] < 0, rng.uniform(0.3, 0.5, len(rows)), p_a)
+    return np.tile(p_a, PATHS), np.tile(log.correct[rows], PATHS)
+
+
+def votes_at_all_looks(p_a, p_b):
+    """{samples: votes (M, 2)} along one path of each image."""
+    rng = np.random.default_rng(2)
+    looks = sorted({look for schedule, _ in SCHEDULES.values() for look in schedule.looks})
+    votes, seen, path = np.zeros((len(p_a), 2), dtype=np.int64), 0, {}
+    for look in looks:
+        a = rng.binomial(look - seen, p_a)
+        b = rng.binomial(look - seen - a, np.minimum(1, p_b / (1 - p_a)))
+        votes = votes + np.stack([a, b], axis=1)
+        path[look], seen = votes, look
+    return path
+
+
+def stopped(path, schedule, futility, radii, sigma, method, wanted):
+    """(samples used, running best radius) of each image."""
+    size = len(path[N])
+    used, radius, open_rows, so_far = np.zeros(size), np.zeros(size), np.arange(size), None
+    for index, look in enumerate(schedule.looks):
+        votes = path[look][open_rows]
+        progress = decide(
+            votes,
+            0,
+            index,
+            schedule=schedule,
+            sigma=sigma,
+            radii=radii,
+            method=method,
+            invalid=look - votes.sum(1),
+            futility=futility,
+            wanted=wanted[open_rows],
+            so_far=so_far,
+        )
+        used[open_rows], radius[open_rows] = look, progress.radius
+        left = ~progress.done
+        open_rows = open_rows[left]
+        so_far = Progress(progress.radius[left], progress.look[left], progress.done[left])
+        if not open_rows.size:
+            break
+    return used, radius
+
+
+def cells(radius, radii):
+    """Which cell of the grid each radius falls in; an abstention is below the first."""
+    return np.where(radius > 0, np.searchsorted(radii, radius, side="right"), 0)
+
+
+def main(folder):
+    """Print the table and draw the picture."""
+    print("| log | grid | p_B | " + " | ".join(label for label, *_ in CASES) + " |")
+    print("|---|---|---|" + "---|" * len(CASES))
+    bars = {}
+    for file in sorted(Path(folder).glob("*.tsv")):
+        sigma = float(file.stem.rpartition("_")[2])
+        p_a, correct = images_of(read_log(file), sigma)
+        everything = np.ones(len(p_a), dtype=bool)
+        for share in (1.0, 0.6):
+            path = votes_at_all_looks(p_a, share * (1 - p_a))
+            full = {
+                method: certify_counts(
+                    path[N],
+                    np.zeros(len(p_a), dtype=int),
+                    sigma=sigma,
+                    alpha=ALPHA,
+                    method=method,
+                    invalid=N - path[N].sum(1),
+                ).radius
+                for method in ("certify", "joint")
+            }
+            for step in (0.25, 0.5):
+                radii = np.arange(0, 4.5 * sigma, step)
+                row = []
+                for label, method, name, right_only in CASES:
+                    wanted = correct if right_only else everything
+                    schedule, futility = SCHEDULES[name]
+                    used, radius = stopped(path, schedule, futility, radii, sigma, method, wanted)
+                    changed = cells(radius, radii) != cells(full[method], radii)
+                    fewer, per_500 = N / used.mean(), 500 * (changed & wanted).mean()
+                    row.append(f"{used.mean():,.0f} ({fewer:.1f} x, {per_500:.1f})")
+                    if step == 0.25 and share < 1:
+                        bars.setdefault(label, {})[file.stem.split("_")[0]] = fewer
+                print(
+                    f"| {file.stem.split('_')[0]}, sigma {sigma:g} | {step:g} "
+                    f"| {share:g} (1 - p_A) | " + " | ".join(row) + " |",
+                    flush=True,
+                )
+    draw(bars)
+
+
+def draw(bars):
+    """One group of bars a log: how many times fewer samples."""
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(bars)
+    for offset, (label, values) in enumerate(bars.items()):
+        axes.bar(np.arange(len(values)) + offset * width, values.values(), width, label=label)
+    axes.set_xticks(np.arange(len(values)) + 0.4 - width / 2, values.keys())
+    axes.set_ylabel("times fewer than 100,000 samples")
+    axes.set_title("Early stopping, grid of radii 0, 0.25, 0.5, ..., rival 0.6 (1 - p_A)")
+    axes.legend(fontsize="small")
+    figure.savefig(Path(__file__).with_suffix(".png"), dpi=150)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,9 @@
+"""Imported by the fork server: loads what a run needs, so that its forks start at once."""
+
+import torch
+
+from tcertify.sampling import ESTIMATION, Sampler
+from tests.tiny import CLASSES, Network, images
+
+torch.set_num_threads(1)  # a fork must not inherit half a thread pool
+Sampler(Network(), CLASSES, 0.5).count(images(1).images, [0], 0, 10, ESTIMATION)
