@@ -98,8 +98,8 @@ def draw(rows):
         panel.set_xlabel("n")
     for panel in panels[:, 0]:
         panel.set_ylabel("worst failure / alpha")
-    panels[0, 0].legend(loc="center right", fontsize=8)
-    figure.tight_layout()
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="lower center", ncols=3)
+    figure.tight_layout(rect=(0, 0.09, 1, 1))
     figure.savefig(PICTURE, dpi=120)
 
 

@@ -63,16 +63,16 @@ def arms() -> list[Arm]:
         for sigma in SIGMAS
         for name, settings in _methods().items()
     ]
-    middle = dataclasses.replace(BASIC, sigma=0.5, k=8, lam=0.3)
     checked = {
-        "floor 0": {"floor": 0.0},
-        "floor 1e-3": {"floor": 1e-3},
-        "floor 1e-1": {"floor": 0.1},
-        "radius, lam 0.3": {"risk": "radius"},
-        "radius, lam 3": {"risk": "radius", "lam": 3.0},
-        "stability, lam 1": {"risk": "stability", "lam": 1.0},
+        "floor 0": {"sigma": 0.25, "floor": 0.0},
+        "floor 1e-3": {"sigma": 0.25, "floor": 1e-3},
+        "floor 1e-1": {"sigma": 0.25, "floor": 0.1},
+        "radius, lam 0.3": {"sigma": 0.5, "risk": "radius"},
+        "radius, lam 3": {"sigma": 0.5, "risk": "radius", "lam": 3.0},
+        "stability, lam 1": {"sigma": 0.5, "risk": "stability", "lam": 1.0},
     }
-    return main + [Arm(n, dataclasses.replace(middle, **change)) for n, change in checked.items()]
+    base = dataclasses.replace(BASIC, k=8, lam=0.3)
+    return main + [Arm(n, dataclasses.replace(base, **change)) for n, change in checked.items()]
 
 
 def _methods() -> dict[str, dict[str, Any]]:
@@ -238,6 +238,17 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
+def write(rows: Sequence[dict[str, Any]], made: dict[str, Any], out: Path) -> None:
+    """Write the runs, the tables and the picture, with how they were made."""
+    out.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    head = f'"made": {json.dumps(made)},\n"radii": {json.dumps(GRID)}'
+    (out / "study.json").write_text(f'{{{head},\n"runs": [\n{lines}\n]}}\n')
+    facts = "\n".join(f"- {key}: {value}" for key, value in made.items())
+    (out / "study.md").write_text(f"# The study on digits\n\n{facts}\n\n{report(rows)}")
+    draw(rows, out / "study.png")
+
+
 @click.command()
 @click.option("--seeds", default=5, show_default=True, help="Seeds for each arm; at least 2.")
 @click.option("--samples", default=N, show_default=True, help="Estimation samples an image.")
@@ -263,14 +274,7 @@ def main(seeds: int, samples: int, out: Path) -> None:
         "cpu_minutes": round(sum(row["training_s"] + row["certifying_s"] for row in rows) / 60, 1),
         "settings": f"alpha = {ALPHA}, n0 = {N0}, n = {samples}, {len(digits.load('test'))} images",
     }
-    out.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(row) for row in rows)
-    head = f'"made": {json.dumps(made)},\n"radii": {json.dumps(GRID)}'
-    text = f'{{{head},\n"runs": [\n{lines}\n]}}\n'
-    (out / "study.json").write_text(text)
-    facts = "\n".join(f"- {key}: {value}" for key, value in made.items())
-    (out / "study.md").write_text(f"# The study on digits\n\n{facts}\n\n{report(rows)}")
-    draw(rows, out / "study.png")
+    write(rows, made, out)
 
 
 def _by_seed(

@@ -9,7 +9,7 @@ from scipy.special import ndtri
 
 from tcertify.bounds import clopper_pearson_lower, clopper_pearson_lower_complement
 from tcertify.radius import l2_radius_lower, normal_quantile_lower, normal_quantile_upper
-from tests.reference import normal_quantile
+from tests.intervals import normal_quantile
 
 RNG = np.random.default_rng(3)
 PROBABILITIES = np.concatenate(

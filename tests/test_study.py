@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -71,9 +72,11 @@ def test_holm_multiplies_the_smallest_by_the_number_and_never_falls():
     assert study.holm([0.9, 0.8]) == [1.0, 1.0]
 
 
-def test_the_report_has_a_line_for_every_arm_and_the_picture_is_drawn(tmp_path):
+def test_runs_tables_and_picture_are_written_with_how_they_were_made(tmp_path):
     made = rows()
-    text = study.report(made)
+    study.write(made, {"command": "make study"}, tmp_path / "results")
+    text = (tmp_path / "results" / "study.md").read_text()
+    assert "- command: make study\n" in text
     assert text.count("| ADRE_REG, lam 0.3 |") == 3 * (2 + 2 * 2 + 1)
-    study.draw(made, tmp_path / "study.png")
-    assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "results" / "study.json").read_text())["runs"] == made
+    assert (tmp_path / "results" / "study.png").read_bytes().startswith(b"\x89PNG")

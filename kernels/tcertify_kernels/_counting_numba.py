@@ -16,6 +16,7 @@ from numba import config, njit, types
 from numba.extending import intrinsic
 
 _LANES = 16
+_ROWS = 512  # voted on before they are counted, so that neither waits for the other
 _NAN = 0x7FFFFFFF  # the order of NaN
 _SHIFT = np.int64(32)
 
@@ -87,12 +88,9 @@ def _lead_in_llvm(typing_context: Any, logits: Any, start: Any, count: Any, infi
 lead: Any = _lead if config.DISABLE_JIT else intrinsic(_lead_in_llvm)  # type: ignore[attr-defined]
 
 
-@njit(nogil=True, cache=True)
-def vote(votes: Any, logits: Any, classes: int, infinity: int, first: int, last: int) -> None:
-    """Set votes[b] to the lowest class with the largest logit, or to `classes` where one is NaN.
-
-    `logits` are the bits of all rows in one dimension, and `infinity` those above which NaN begins.
-    """
+@njit(nogil=True)
+def _vote(votes: Any, logits: Any, classes: int, infinity: int, first: int, last: int) -> None:
+    """Set votes[b - first] to the lowest class with the largest logit, or to `classes` at a NaN."""
     for row in range(first, last):
         start = row * classes
         best = lead(logits, start, min(classes, _LANES), infinity)
@@ -102,10 +100,26 @@ def vote(votes: Any, logits: Any, classes: int, infinity: int, first: int, last:
             if found >> _SHIFT > best >> _SHIFT:
                 best, block = found, column
         place = block + _LANES - 1 - (best & 0xF)
-        votes[row] = classes if best >> _SHIFT == _NAN else place
+        votes[row - first] = classes if best >> _SHIFT == _NAN else place
+
+
+@njit(nogil=True)
+def _tally(counts: Any, votes: Any, slot: Any, first: int, last: int) -> None:
+    for row in range(first, last):
+        counts[slot[row], votes[row - first]] += 1
 
 
 @njit(nogil=True, cache=True)
-def tally(counts: Any, votes: Any, slot: Any) -> None:
-    for row in range(len(votes)):
-        counts[slot[row], votes[row]] += 1
+def count(
+    counts: Any, logits: Any, slot: Any, classes: int, infinity: int, first: int, last: int
+) -> None:
+    """Add the votes of the rows first..last-1 to `counts`.
+
+    `logits` are the bits of all rows in one dimension, and `infinity` those above which NaN begins.
+    """
+    votes = np.empty(_ROWS, np.int64)
+    while first < last:
+        end = min(first + _ROWS, last)
+        _vote(votes, logits, classes, infinity, first, end)
+        _tally(counts, votes, slot, first, end)
+        first = end

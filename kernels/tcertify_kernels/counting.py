@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from tcertify_kernels import _cuda
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 _FEW_CLASSES = 128  # counted in shared memory first, which counting.cu holds room for
 _THREADS, _BLOCKS = 256, 2**12
+_adding = threading.Lock()
 _LOGITS_PER_THREAD = 2**17  # below this, starting a thread costs more than it saves
 
 
@@ -105,13 +107,20 @@ def _count_on_host(
     word = torch.int32 if logits.dtype == torch.float32 else torch.int16
     bits = logits.detach().view(word).reshape(-1).numpy()
     classes, infinity = logits.shape[1], _infinity(logits.dtype)
-    votes = np.empty(rows, np.int64)
-    split(
-        lambda first, last: twin.vote(votes, bits, classes, infinity, first, last),
-        rows,
-        max(1, _LOGITS_PER_THREAD // classes),
-    )
-    twin.tally(counts.numpy(), votes, slot.numpy())
+    places = slot.numpy()
+    total = counts.numpy()
+
+    def work(first: int, last: int) -> None:
+        alone = last - first == rows
+        own = total if alone else np.zeros_like(total)
+        twin.count(own, bits, places, classes, infinity, first, last)
+        if not alone:
+            with _adding:
+                np.add(total, own, out=total)
+
+    # a thread's own counts are worth while where they are few beside the logits
+    least = max(_LOGITS_PER_THREAD, 8 * total.size) // classes
+    split(work, rows, max(1, least))
 
 
 def _count_on_device(

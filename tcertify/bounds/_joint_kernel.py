@@ -122,9 +122,10 @@ def _spread(variance: float, x: float) -> float:
 def _upper_rate(k: float, m: float, z: float) -> float:
     """Upper limit at z of a rate with k of m seen (arcsine scale): the inverse of _lower_count."""
     angle = math.asin(math.sqrt((k + 1.0) / (m + 1.0))) + 0.5 * z / math.sqrt(m + 1.0)
-    shifted = math.sin(min(angle, 0.5 * math.pi)) ** 2
+    if angle >= 0.5 * math.pi:
+        return 1.0
     shift = (z * z - 4.0) / (12.0 * (m + z * z))
-    return min((shifted + shift) / (1.0 + 2.0 * shift), 1.0)
+    return min((math.sin(angle) ** 2 + shift) / (1.0 + 2.0 * shift), 1.0)
 
 
 @njit(cache=True, nogil=True)

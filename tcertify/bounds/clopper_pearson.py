@@ -43,8 +43,8 @@ def clopper_pearson_lower(k: ArrayLike, n: ArrayLike, alpha: ArrayLike) -> NDArr
     Rounded down: never above the exact real number. For alpha from 1e-12 to 1/2 it lies below by
     at most 1e-12 min(p, 1 - p) + 4 ulp up to n = 1e6 and 2e-10 min(p, 1 - p) + 4 ulp up to n = 1e9
     (scipy 1.14 and later; 1e-10 and 1e-7 before). Above n = 2**32, where k and n - k exceed 1e6,
-    it lies below by up to six counts of n, and elsewhere by up to 1e-9 p. For alpha under 1e-250 it
-    is 0 unless k = n. Near p = 1, where a float has no digits left, take
+    it lies below by up to six counts of n, and elsewhere by up to 1e-9 p. For alpha under 1e-250
+    it is 0 unless k = n. Near p = 1, where a float has no digits left, take
     `clopper_pearson_lower_complement`.
 
     Source: Clopper and Pearson, Biometrika 26 (1934) 404-413.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
-from .._checks import check_alphas, check_broadcast, check_whole_array
+from tcertify._checks import check_alphas, check_broadcast, check_whole_array
 
 #: The work grows as the square root of n; above this, so would the memory beyond reason.
 MAX_SAMPLES = 10**12
@@ -51,12 +51,12 @@ def joint_lower(
     Notes
     -----
     The bound is the smallest t0 that the test of H0: t <= t0 does not reject. The test orders all
-    outcomes (N_A, N_B) beforehand and rejects when the outcomes ranked at least as high as the
+    outcomes (N_A, N_B) beforehand. It rejects when the outcomes ranked at least as high as the
     observed one have probability at most `alpha` under every (p_A, p_B) of H0 with p_A in a
-    Clopper-Pearson-like interval, which costs a thousandth of `alpha` (Berger and Boos 1994). The
-    supremum over these is bounded by branch and bound, what truncation leaves out and all rounding
-    errors are added to the probability, so the result never lies above the exact bound; it lies
-    below it by about 3e-4 of its distance to the estimate. docs/statistics.md has the proof.
+    confidence interval that costs 1e-4 of `alpha` (Berger and Boos 1994). The supremum is bounded
+    by branch and bound; what truncation leaves out and the rounding errors are added to the
+    probability. So the result never lies above the exact bound of this ordering, and it lies below
+    it by about a thousandth of a standard error. docs/statistics.md has the proof.
 
     Equal rows are computed once, and different ones in parallel. The first call compiles the
     numerical kernel, or loads it from the cache.

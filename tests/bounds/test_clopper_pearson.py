@@ -13,7 +13,7 @@ from tcertify.bounds import (
     clopper_pearson_lower_complement,
     clopper_pearson_upper,
 )
-from tests.reference import binomial_masses, binomial_tail, binomial_tail_sum
+from tests.intervals import binomial_masses, binomial_tail, binomial_tail_sum
 
 # (n, k, alpha, lower rounded down, upper rounded up), from 300-bit interval arithmetic.
 KNOWN = [

@@ -325,7 +325,7 @@ def test_the_plausible_p_a_reach_beyond_clopper_pearson(k):
 
 
 def test_the_region_holds_the_observed_outcome_and_is_an_upper_set():
-    for n, z in [(12, 0.0), (12, 2.3), (30, 5.0)]:
+    for n, z in [(12, 0.0), (12, 2.3), (6, 5.0), (30, 5.0)]:
         for k_a, k_b in zip(*outcomes(n), strict=True):
             if k_a == 0:
                 continue

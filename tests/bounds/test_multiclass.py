@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcertify.bounds import clopper_pearson_upper, multiclass_upper
-from tests.reference import binomial_masses, binomial_tail
+from tests.intervals import binomial_masses, binomial_tail
 
 
 def exact_sum(counts, n, p):

@@ -14,7 +14,7 @@ from flint import arb
 from tqdm import tqdm
 
 from tcertify.bounds import clopper_pearson_lower, clopper_pearson_lower_complement
-from tests.reference import clopper_pearson_root, float_above, float_below
+from tests.intervals import clopper_pearson_root, float_above, float_below
 
 ALPHAS = [1e-12, 1e-9, 1e-6, 1e-4, 1e-3, 0.01, 0.05, 0.25, 0.5]
 SIZES = [*range(1, 6), 7, 10, 20, 50, 100, 200, 500, *(10**e for e in range(3, 10))]
