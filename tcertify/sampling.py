@@ -21,6 +21,9 @@ from tcertify_kernels import add_noise, count_votes
 #: Streams of noise that never overlap: choosing the class, certifying it, predicting.
 SELECTION, ESTIMATION, PREDICTION = 0, 1, 2
 
+#: Rows for which a kernel's work outweighs the cost of calling it on a CPU.
+_KERNEL_ROWS = 1024
+
 #: A CUDA graph is recorded once it is to be replayed this often.
 _GRAPH_BATCHES = 8
 
@@ -134,7 +137,11 @@ class Sampler:
     def logits(self, batch: torch.Tensor) -> torch.Tensor:
         """Return the classifier's logits (B, C) for noisy images (B, ...), checked."""
         with self.execution.running(self.classifier, batch.device):
-            return check_logits(self.classifier(batch), len(batch), self.num_classes)
+            return self.classify(batch)
+
+    def classify(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return `logits` where the classifier is running already."""
+        return check_logits(self.classifier(batch), len(batch), self.num_classes)
 
     def fixed_shape(self, images: torch.Tensor) -> bool:
         """Whether all batches have one shape, as CUDA graphs and compiled code need."""
@@ -173,8 +180,11 @@ class _Batch:
     def __init__(self, sampler: Sampler, images: torch.Tensor) -> None:
         assert sampler.batch_size is not None
         self._sampler = sampler
-        self._size = sampler.batch_size
         self._fixed = sampler.fixed_shape(images)
+        # On a CPU several small forward passes share one call of each kernel.
+        passes = 1 if self._fixed else max(1, _KERNEL_ROWS // sampler.batch_size)
+        self._forward_rows = sampler.batch_size
+        self._size = passes * self._forward_rows
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._images = torch.empty_like(images, dtype=torch.float32).contiguous()
         slots, whole = len(images), {"dtype": torch.int64, "device": images.device}
@@ -205,7 +215,9 @@ class _Batch:
         self._images[:slots].copy_(images)
         self._ids[:slots].copy_(torch.from_numpy(ids.copy()))
         self._ends.fill_(total)[:slots].copy_(torch.from_numpy(ends))
-        self._shift[:slots].copy_(torch.from_numpy(last - ends))  # place in the line -> sample id
+        self._shift.zero_()[:slots].copy_(
+            torch.from_numpy(last - ends)
+        )  # place in the line -> sample id
         step = self._replayed(stream) if self._worth_a_graph(total) else self._step
         self._counts.zero_()
         self._cursor.zero_()
@@ -229,7 +241,8 @@ class _Batch:
             seed=sampler.seed,
             stream=stream,
         )
-        logits = check_logits(sampler.classifier(noisy), size, sampler.num_classes)
+        passes = [sampler.classify(part) for part in noisy.split(self._forward_rows)]
+        logits = passes[0] if len(passes) == 1 else torch.cat(passes)
         limit = self._ends[-1] - self._cursor if self._fixed else None
         count_votes(self._counts, logits, slot, limit=limit)
         self._cursor += size
@@ -261,7 +274,8 @@ class _Batch:
                 self._step(stream, self._size)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads load images meanwhile, and may use the device.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._step(stream, self._size)
         return graph
 
@@ -303,7 +317,7 @@ def _default_batch_size(classifier: BaseClassifier, images: torch.Tensor) -> int
     """Return a power of two that fills a GPU, or whose activations stay in a CPU's cache."""
     if images.is_cuda:
         return _power_of_two(2**26 // images[0].numel(), most=2**14)
-    return _power_of_two(2**19 // _largest_activation(classifier, images[:1]), most=2**10)
+    return _power_of_two(2**19 // _largest_activation(classifier, images[:1]), most=2**11)
 
 
 def _largest_activation(classifier: BaseClassifier, image: torch.Tensor) -> int:

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import operator
 import os
 import socket
 import sqlite3
@@ -300,9 +301,12 @@ class RunFile:
             self.warnings = [text for (text,) in self._db.execute("SELECT text FROM warning")]
         if head is None or not _is_sealed(head):
             raise RunFileError(f"`{self.path}` is damaged: its parameters cannot be read.")
-        self.parameters: dict[str, Any] = json.loads(head[1])
-        self.environment: dict[str, Any] = json.loads(head[2])
-        self.plan: list[int] = json.loads(head[3])
+        try:
+            self.parameters: dict[str, Any] = dict(json.loads(head[1]))
+            self.environment: dict[str, Any] = dict(json.loads(head[2]))
+            self.plan: list[int] = [operator.index(idx) for idx in json.loads(head[3])]
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RunFileError(f"`{self.path}` has parameters of another kind: {error}.") from None
 
     def __enter__(self) -> Self:
         return self

@@ -132,6 +132,8 @@ def test_compiled_code_gives_the_same_counts():
     )
     arguments = IMAGES, range(4), 0, [50, 20, 0, 31], ESTIMATION
     assert compiled.count(*arguments).tolist() == plain.count(*arguments).tolist()
+    arguments = IMAGES[:2], [8, 9], [5, 90], [6, 100], ESTIMATION  # padding after fewer images
+    assert compiled.count(*arguments).tolist() == plain.count(*arguments).tolist()
 
 
 @pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])

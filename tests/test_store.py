@@ -1,5 +1,7 @@
 """The run file: whole at any moment, one writer, damage named and never returned."""
 
+import hashlib
+import json
 import os
 import signal
 import socket
@@ -202,6 +204,22 @@ def test_a_run_file_of_another_format_is_named(run):
     db.execute("PRAGMA user_version = 99")
     db.close()
     with pytest.raises(RunFileError, match="has the format 99; this version reads 1"):
+        RunFile(run)
+
+
+@pytest.mark.parametrize(
+    ("column", "text"), [("parameters", "[" * 100_000), ("parameters", "5"), ("plan", '["x"]')]
+)
+def test_a_head_of_another_kind_is_named_even_when_it_is_sealed(run, column, text):
+    db = sqlite3.connect(run)
+    head = {"one": 1, "parameters": "{}", "environment": "{}", "plan": "[]"}
+    head[column] = text
+    db.execute("UPDATE run SET parameters = ?, environment = ?, plan = ?", [*head.values()][1:])
+    seal = hashlib.blake2b(json.dumps([*head.values()]).encode(), digest_size=8).hexdigest()
+    db.execute("UPDATE run SET checksum = ?", (seal,))
+    db.commit()
+    db.close()
+    with pytest.raises(RunFileError, match="parameters of another kind"):
         RunFile(run)
 
 
