@@ -5,13 +5,18 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # torch goes in first and alone, so that its CPU build is taken where one lies at hand.
 INSTALL = $(PIP) install -c constraints.txt torch && $(PIP) install -c constraints.txt -e
 
+TWINS := tests/kernels/test_noise.py tests/kernels/test_counting.py tests/bounds
+COVERAGE := --cov=kernels --cov=tcertify/bounds --cov-branch --cov-fail-under=94
+
 .PHONY: demo test lint bench study clean
 
 demo: .venv/demo
 	@$(BIN)/tcertify demo
 
+# The suite as users run it, then the compiled code as plain Python, where coverage can see it.
 test: .venv/test
 	$(BIN)/python -m pytest
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q $(TWINS) $(COVERAGE)
 
 lint: .venv/lint
 	$(BIN)/ruff check .
