@@ -241,7 +241,7 @@ class _Batch:
             seed=sampler.seed,
             stream=stream,
         )
-        passes = [sampler.classify(part) for part in noisy.split(self._forward_rows)]
+        passes = [sampler.classify(part) for part in torch.split(noisy, self._forward_rows)]
         logits = passes[0] if len(passes) == 1 else torch.cat(passes)
         limit = self._ends[-1] - self._cursor if self._fixed else None
         count_votes(self._counts, logits, slot, limit=limit)

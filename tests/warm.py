@@ -2,6 +2,7 @@
 
 import torch
 
+import tcertify.planning  # noqa: F401
 from tcertify.sampling import ESTIMATION, Sampler
 from tests.tiny import CLASSES, Network, images
 
