@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 from scipy.special import ndtri
 
 from tcertify._checks import check_alpha, check_positive, check_real, check_whole
@@ -161,13 +160,15 @@ def average_certified_radius(
     >>> average_certified_radius([0.5, 1.0, 2.0], [True, True, False]).value
     0.5
     """
+    from scipy.stats import bootstrap  # half a second to load
+
     values, flags = _checked(radius, correct, "radius")
     scores = values * flags
     level = 1 - check_alpha(alpha)
     check_whole("resamples", resamples)
     if len(scores) == 1:
         return Estimate(*[float(scores[0])] * 3)
-    interval = stats.bootstrap(
+    interval = bootstrap(
         (scores,),
         np.mean,
         confidence_level=level,

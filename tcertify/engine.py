@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from tcertify._checks import check_whole
 from tcertify.environment import describe_environment, device_name, device_of, versions
 from tcertify.fingerprint import data_fingerprint, model_fingerprint
+from tcertify.planning import check_useful
 from tcertify.settings import Settings
 from tcertify.store import RunWriter
 from tcertify.table import RunTable, read_table
@@ -115,8 +116,6 @@ def certify_dataset(
     StoppedError
         Three images in a row failed with an exception.
     """
-    from tcertify.planning import check_useful  # loads scipy.stats
-
     settings = Settings.make(
         num_classes=_classes(dataset, options),
         sigma=sigma,

@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
-from scipy.interpolate import PchipInterpolator
 from scipy.special import ndtr
 
 from tcertify._checks import check_alpha, check_positive, check_real, check_whole
@@ -254,20 +252,24 @@ def _checked(
 
 
 def _power(n: int, case: _Case) -> float:
+    from scipy.stats import binom  # half a second to load, and most runs only ask `check_useful`
+
     spread = _REACH * math.sqrt(n * case.p_a * (1 - case.p_a)) + 20
     columns = np.arange(
         max(0, math.floor(n * case.p_a - spread)), min(n, math.ceil(n * case.p_a + spread)) + 1
     )
     edge = _edges(columns, n, case)
-    weight = stats.binom.pmf(columns, n, case.p_a)
+    weight = binom.pmf(columns, n, case.p_a)
     share = min(1.0, case.p_b / (1 - case.p_a)) if case.p_a < 1 else 0.0
     rest = n - columns
-    tail = np.where(edge < 0, 0.0, stats.binom.cdf(edge, rest, share))
+    tail = np.where(edge < 0, 0.0, binom.cdf(edge, rest, share))
     return float((weight * np.where(edge >= rest, 1.0, tail)).sum())
 
 
 def _edges(columns: NDArray[np.int64], n: int, case: _Case) -> NDArray[np.float64]:
     """For each k_a the largest k_b that certifies the radius, -1 if none does."""
+    from scipy.interpolate import PchipInterpolator
+
     some = _first(columns, lambda k_a: _certifies(k_a, 0, n, case))
     every = _first(columns, lambda k_a: _certifies(k_a, n - k_a, n, case))
     edge = (n - columns).astype(np.float64)
@@ -387,6 +389,8 @@ def _fewest_by_failures(case: _Case, beta: float, maximum: int) -> int | None:
 
 def _power_of(failures: int, case: _Case) -> tuple[int, float]:
     """The first n at which so many failures certify the radius, and the power there."""
+    from scipy.stats import binom
+
     low, high = failures, failures + 1
     while not _certifies(np.array([high - failures]), failures, high, case)[0]:
         low, high = high, 2 * high
@@ -394,4 +398,4 @@ def _power_of(failures: int, case: _Case) -> tuple[int, float]:
         middle = (low + high) // 2
         certified = _certifies(np.array([middle - failures]), failures, middle, case)[0]
         low, high = (low, middle) if certified else (middle, high)
-    return high, float(stats.binom.cdf(failures, high, 1 - case.p_a))
+    return high, float(binom.cdf(failures, high, 1 - case.p_a))

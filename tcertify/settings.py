@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tcertify._checks import check_alpha, check_positive, check_real, check_whole
 from tcertify.certify import METHODS, certify_counts
+from tcertify.planning import largest_radius
 from tcertify.sequential import Schedule
 from tcertify.smooth import predict_counts
 
@@ -114,8 +115,6 @@ class Settings:
 
     def largest_radius(self) -> float:
         """Return the radius that unanimous votes certify at the last look, in every method."""
-        from tcertify.planning import largest_radius  # loads scipy.stats
-
         return largest_radius(self.n, self.levels[-1], self.sigma)
 
     def certificates(
