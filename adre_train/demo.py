@@ -120,6 +120,7 @@ def train_digits(*, sigma: float, epochs: int, seed: int) -> nn.Module:
 def table(results: Mapping[str, RunTable]) -> str:
     """Certified accuracy by radius, ACR and abstention of each method, and the last one's gain."""
     from tcertify.curves import average_certified_radius, certified_accuracy
+    from tcertify.logs import format_down
 
     rows: dict[str, list[float]] = {}
     for method, result in results.items():
@@ -134,8 +135,8 @@ def table(results: Mapping[str, RunTable]) -> str:
     header = [f"r={radius:g}" for radius in RADII] + ["ACR", "abstain"]
     lines = [" " * 10 + "".join(f"{name:>9}" for name in header)]
     for name, values in rows.items():
-        shown = "".join(f"{v:>+9.3f}" if name == "gain" else f"{v:>9.3f}" for v in values)
-        lines.append(f"{name:<10}{shown}")
+        shown = [f"{v:+.3f}" if name == "gain" else format_down(v, 3) for v in values]
+        lines.append(f"{name:<10}" + "".join(f"{text:>9}" for text in shown))
     return "\n".join(
         ["", "certified accuracy at l2 radius r, average certified radius (ACR)", *lines, ""]
     )

@@ -82,8 +82,9 @@ class SmoothedClassifier:
         Standard deviation of the noise, in the units of the images.
     seed : int
         From 0 to 2^64 - 1.
-    batch_size : int
-        Noisy copies of a forward pass; memory grows with it and not with n.
+    batch_size : int, optional
+        Noisy copies of a forward pass; memory grows with it and not with n. Without it, one that
+        suits the device and the network. It is halved when memory runs out.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class SmoothedClassifier:
         sigma: float,
         *,
         seed: int = 0,
-        batch_size: int = 1000,
+        batch_size: int | None = None,
     ) -> None:
         from tcertify.sampling import Sampler  # loads torch
 
