@@ -135,7 +135,9 @@ def table(results: Mapping[str, RunTable]) -> str:
     header = [f"r={radius:g}" for radius in RADII] + ["ACR", "abstain"]
     lines = [" " * 10 + "".join(f"{name:>9}" for name in header)]
     for name, values in rows.items():
-        shown = [f"{v:+.3f}" if name == "gain" else format_down(v, 3) for v in values]
+        shown = [f"{v:+.3f}" if name == "gain" else f"{v:.3f}" for v in values]
+        if name != "gain":
+            shown[-2] = format_down(values[-2], 3)  # the ACR: a radius is never shown above itself
         lines.append(f"{name:<10}" + "".join(f"{text:>9}" for text in shown))
     return "\n".join(
         ["", "certified accuracy at l2 radius r, average certified radius (ACR)", *lines, ""]
