@@ -1,6 +1,7 @@
 """A data set and classifiers so small that whole runs take milliseconds."""
 
 import os
+import signal
 import time
 
 import torch
@@ -46,6 +47,8 @@ def certify_slowly(path):
     """A run of 60 images that takes about a second; a target for signals."""
     from tcertify.engine import certify_dataset
 
+    # A suite that runs in the background of a script inherits an ignored SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     certify_dataset(
         SlowNetwork(),
