@@ -317,7 +317,7 @@ def _default_batch_size(classifier: BaseClassifier, images: torch.Tensor) -> int
     """Return a power of two that fills a GPU, or whose activations stay in a CPU's cache."""
     if images.is_cuda:
         return _power_of_two(2**26 // images[0].numel(), most=2**14)
-    return _power_of_two(2**21 // _largest_activation(classifier, images[:1]), most=2**10)
+    return _power_of_two(2**20 // _largest_activation(classifier, images[:1]), most=2**10)
 
 
 def _largest_activation(classifier: BaseClassifier, image: torch.Tensor) -> int:
