@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -187,13 +188,14 @@ class _Batch:
         self._size = passes * self._forward_rows
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._images = torch.empty_like(images, dtype=torch.float32).contiguous()
-        slots, whole = len(images), {"dtype": torch.int64, "device": images.device}
-        self._ids = torch.zeros(slots, **whole)  # type: ignore[call-overload]
-        self._ends = torch.zeros(slots, **whole)  # type: ignore[call-overload]
-        self._shift = torch.zeros(slots, **whole)  # type: ignore[call-overload]
-        self._counts = torch.zeros(slots, sampler.num_classes + 1, **whole)  # type: ignore[call-overload]
-        self._cursor = torch.zeros((), **whole)  # type: ignore[call-overload]
-        self._rows = torch.arange(self._size, **whole)  # type: ignore[call-overload]
+        slots = len(images)
+        zeros = partial(torch.zeros, dtype=torch.int64, device=images.device)
+        self._ids = zeros(slots)
+        self._ends = zeros(slots)
+        self._shift = zeros(slots)
+        self._counts = zeros(slots, sampler.num_classes + 1)
+        self._cursor = zeros(())
+        self._rows = torch.arange(self._size, device=images.device)
         self._noisy = sampler.execution.empty(self._size, images)
 
     def takes(self, images: torch.Tensor) -> bool:
