@@ -210,6 +210,7 @@ def make_sampler(model: BaseClassifier, settings: Settings, options: RunOptions)
             compile=options.get("compile", False),
             tf32=options.get("tf32", False),
         ),
+        frozen=True,
     )
 
 

@@ -22,8 +22,8 @@ from tcertify_kernels import add_noise, count_votes
 #: Streams of noise that never overlap: choosing the class, certifying it, predicting.
 SELECTION, ESTIMATION, PREDICTION = 0, 1, 2
 
-#: Rows for which a kernel's work outweighs the cost of calling it on a CPU.
-_KERNEL_ROWS = 1024
+#: Elements of noise for which a kernel's work outweighs the cost of calling it on a CPU.
+_KERNEL_ELEMENTS = 2**20
 
 #: A CUDA graph is recorded once it is to be replayed this often.
 _GRAPH_BATCHES = 8
@@ -48,8 +48,13 @@ class Sampler:
         Rows of a forward pass at first: it is halved as often as memory runs out, which changes
         no vote's noise. Memory grows with it, and with nothing else. Without it, one that suits
         the device and the size of an image.
+    max_batch_size : int, optional
+        Rows of a forward pass at most, where `batch_size` is not given.
     execution : Execution
         Precision, layout and compilation of the classifier.
+    frozen : bool
+        Nothing about the classifier changes between two calls, so that a CUDA graph of it may be
+        kept from one to the next.
 
     Notes
     -----
@@ -66,7 +71,9 @@ class Sampler:
         *,
         seed: int = 0,
         batch_size: int | None = None,
+        max_batch_size: int | None = None,
         execution: Execution | None = None,
+        frozen: bool = False,
     ) -> None:
         if not callable(base_classifier):
             raise TypeError(
@@ -76,9 +83,14 @@ class Sampler:
         self.sigma = check_positive("sigma", sigma)
         self.seed = check_whole("seed", seed, minimum=0, maximum=2**64 - 1)
         self.batch_size = None if batch_size is None else check_whole("batch_size", batch_size)
+        self.max_batch_size = (
+            None if max_batch_size is None else check_whole("max_batch_size", max_batch_size)
+        )
+        self.frozen = frozen
         self.execution = Execution() if execution is None else execution
         self.module, self.classifier = self.execution.prepare(base_classifier)
         self.halved = False
+        self.graphable = True
         self._batch: _Batch | None = None
 
     def count(
@@ -153,7 +165,8 @@ class Sampler:
         if self.batch_size is None:
             with self.execution.running(self.classifier, images.device):
                 image = self.execution.empty(1, images).copy_(images[:1])
-                self.batch_size = _default_batch_size(self.module, image)
+                suited = _default_batch_size(self.module, image)
+            self.batch_size = min(suited, self.max_batch_size or suited)
         while True:
             try:
                 return work()
@@ -172,6 +185,8 @@ class Sampler:
         if self._batch is None or not self._batch.takes(images):
             self._batch = None  # freed before the next is made
             self._batch = _Batch(self, images)
+        if not self.frozen:
+            self._batch.graphs.clear()
         return self._batch
 
 
@@ -183,10 +198,11 @@ class _Batch:
         self._sampler = sampler
         self._fixed = sampler.fixed_shape(images)
         # On a CPU several small forward passes share one call of each kernel.
-        passes = 1 if self._fixed else max(1, _KERNEL_ROWS // sampler.batch_size)
+        elements = sampler.batch_size * images[0].numel()
+        passes = 1 if self._fixed else max(1, _KERNEL_ELEMENTS // elements)
         self._forward_rows = sampler.batch_size
         self._size = passes * self._forward_rows
-        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._images = torch.empty_like(images, dtype=torch.float32).contiguous()
         slots = len(images)
         zeros = partial(torch.zeros, dtype=torch.int64, device=images.device)
@@ -197,6 +213,8 @@ class _Batch:
         self._cursor = zeros(())
         self._rows = torch.arange(self._size, device=images.device)
         self._noisy = sampler.execution.empty(self._size, images)
+        if not images.is_cuda:
+            _keep_freed_memory()
 
     def takes(self, images: torch.Tensor) -> bool:
         here = self._images
@@ -250,21 +268,23 @@ class _Batch:
         self._cursor += size
 
     def _worth_a_graph(self, total: int) -> bool:
-        return self._images.is_cuda and total > _GRAPH_BATCHES * self._size
+        enough = total > _GRAPH_BATCHES * self._size
+        return self._images.is_cuda and self._sampler.graphable and enough
 
     def _replayed(self, stream: int) -> Callable[[int, int], None]:
         """Return a step that replays the CUDA graph of this stream of noise, recorded if new."""
-        if stream not in self._graphs:
+        if stream not in self.graphs:
             try:
-                self._graphs[stream] = self._recorded(stream)
+                self.graphs[stream] = self._recorded(stream)
             except RuntimeError as error:
                 if is_out_of_memory(error):
                     raise
+                self._sampler.graphable = False
                 warnings.warn(
                     f"No CUDA graph, each batch is launched from Python: {error}", stacklevel=2
                 )
                 return self._step
-        graph = self._graphs[stream]
+        graph = self.graphs[stream]
         return lambda stream, size: graph.replay()
 
     def _recorded(self, stream: int) -> torch.cuda.CUDAGraph:
@@ -316,10 +336,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _default_batch_size(classifier: BaseClassifier, images: torch.Tensor) -> int:
-    """Return a power of two that fills a GPU, or whose activations stay in a CPU's cache."""
+    """Return a power of two that fills a GPU, or whose activations the C library keeps on a CPU."""
     if images.is_cuda:
         return _power_of_two(2**26 // images[0].numel(), most=2**14)
-    return _power_of_two(2**20 // _largest_activation(classifier, images[:1]), most=2**10)
+    return _power_of_two(2**22 // _largest_activation(classifier, images[:1]), most=2**10)
 
 
 def _largest_activation(classifier: BaseClassifier, image: torch.Tensor) -> int:
@@ -338,6 +358,16 @@ def _largest_activation(classifier: BaseClassifier, image: torch.Tensor) -> int:
             for hook in hooks:
                 hook.remove()
     return max(sizes)
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library keep what one forward pass frees for the next.
+
+    glibc gives freed memory back to the system above a limit of twice the largest block that it
+    has mapped and unmapped so far, and each pass would fault its activations in again. One such
+    block of 32 MiB, never touched, raises the limit to 64 MiB; elsewhere nothing happens.
+    """
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
 def _power_of_two(at_most: int, *, most: int) -> int:

@@ -85,6 +85,8 @@ class SmoothedClassifier:
     batch_size : int, optional
         Noisy copies of a forward pass; memory grows with it and not with n. Without it, one that
         suits the device and the network. It is halved when memory runs out.
+    max_batch_size : int, optional
+        Noisy copies of a forward pass at most, where `batch_size` is not given.
     """
 
     def __init__(
@@ -95,11 +97,17 @@ class SmoothedClassifier:
         *,
         seed: int = 0,
         batch_size: int | None = None,
+        max_batch_size: int | None = None,
     ) -> None:
         from tcertify.sampling import Sampler  # loads torch
 
         self._sampler: Sampler = Sampler(
-            base_classifier, num_classes, sigma, seed=seed, batch_size=batch_size
+            base_classifier,
+            num_classes,
+            sigma,
+            seed=seed,
+            batch_size=batch_size,
+            max_batch_size=max_batch_size,
         )
 
     def certify(
@@ -246,7 +254,8 @@ class Smooth:
         alpha : float
             One-sided failure probability in (0, 1).
         batch_size : int
-            Noisy copies of a forward pass.
+            Noisy copies of a forward pass at most; fewer where that suits the device better. It
+            changes no vote's noise.
 
         Returns
         -------
@@ -269,7 +278,7 @@ class Smooth:
         alpha : float
             Failure probability in (0, 1).
         batch_size : int
-            Noisy copies of a forward pass.
+            As in `certify`.
 
         Returns
         -------
@@ -284,7 +293,7 @@ class Smooth:
             self.num_classes,
             self.sigma,
             seed=self.seed,
-            batch_size=batch_size,
+            max_batch_size=check_whole("batch_size", batch_size),
         )
 
 

@@ -179,26 +179,64 @@ def test_memory_that_does_not_suffice_for_one_row_is_an_error():
         Sampler(hopeless, 3, 0.5).count(IMAGES, range(4), 0, 10, ESTIMATION)
 
 
+class Largest(nn.Module):
+    """Logits that no choice of algorithm for a batch size can move by a bit."""
+
+    def forward(self, batch):
+        return batch.flatten(1).view(-1, 3, 4).amax(2)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_cuda_graph_gives_the_counts_of_single_launches(dtype):
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).cuda()
-    images, execution = IMAGES.cuda(), Execution(dtype=dtype)
-    graph = Sampler(network, 3, 0.5, batch_size=64, execution=execution)
-    counts = graph.count(images, range(4), 0, [5000, 1, 0, 777], ESTIMATION)
-    eager = Sampler(network, 3, 0.5, batch_size=4096, execution=execution)
-    assert eager.count(images, range(4), 0, [5000, 1, 0, 777], ESTIMATION).tolist() == (
-        counts.tolist()
-    )
-    assert graph._batch._graphs.keys() == {ESTIMATION}
-    assert not eager._batch._graphs
+def test_a_cuda_graph_gives_the_counts_of_single_launches_and_of_a_cpu(dtype):
+    execution, stops = Execution(dtype=dtype), [5000, 1, 0, 777]
+    graph = Sampler(Largest(), 3, 0.5, batch_size=64, execution=execution)
+    counts = graph.count(IMAGES.cuda(), range(4), 0, stops, ESTIMATION)
+    eager = Sampler(Largest(), 3, 0.5, batch_size=4096, execution=execution)
+    expected = eager.count(IMAGES.cuda(), range(4), 0, stops, ESTIMATION)
+    cpu = Sampler(Largest(), 3, 0.5, execution=execution)
+    assert counts.tolist() == expected.tolist()
+    assert counts.tolist() == cpu.count(IMAGES, range(4), 0, stops, ESTIMATION).tolist()
+    assert graph._batch.graphs.keys() == {ESTIMATION}
+    assert not eager._batch.graphs
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_graph_is_recorded_anew_unless_the_classifier_is_frozen(frozen):
+    class Shifted(Largest):
+        shift = 0
+
+        def forward(self, batch):
+            return super().forward(batch).roll(self.shift, 1)
+
+    classifier = Shifted()
+    sampler = Sampler(classifier, 3, 0.5, batch_size=64, frozen=frozen)
+    arguments = IMAGES[:1].cuda(), [0], 0, 5000, ESTIMATION
+    before = sampler.count(*arguments)[0]
+    classifier.shift = 1
+    after = sampler.count(*arguments)[0]
+    assert (after == before).all() == frozen
+
+
+@pytest.mark.gpu
+def test_a_classifier_that_no_graph_can_hold_is_launched_batch_by_batch():
+    class Waiting(Largest):
+        def forward(self, batch):
+            batch.amax().item()
+            return super().forward(batch)
+
+    arguments = IMAGES.cuda(), range(4), 0, 1000, ESTIMATION
+    sampler = Sampler(Waiting(), 3, 0.5, batch_size=64)
+    with pytest.warns(UserWarning, match="No CUDA graph"):
+        counts = sampler.count(*arguments)
+    assert sampler.count(*arguments).tolist() == counts.tolist()  # and not tried again
+    assert counts.tolist() == Sampler(Largest(), 3, 0.5).count(*arguments).tolist()
 
 
 @pytest.mark.gpu
 def test_the_host_does_not_wait_for_the_device_between_looks():
-    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).cuda()
-    sampler = Sampler(network, 3, 0.5, batch_size=64)
+    sampler = Sampler(Largest(), 3, 0.5, batch_size=64)
     images = IMAGES.cuda()
     sampler.count(images, range(4), 0, 1000, ESTIMATION)
     batch = sampler._batch
@@ -207,7 +245,7 @@ def test_the_host_does_not_wait_for_the_device_between_looks():
         with sampler.execution.running(sampler.classifier, images.device):
             for _ in range(20):
                 batch._step(ESTIMATION, 64)
-                batch._graphs[ESTIMATION].replay()
+                batch.graphs[ESTIMATION].replay()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -48,6 +48,20 @@ def test_the_same_seed_gives_the_same_counts_for_every_batch_size(network, x, ba
     assert (here.label, here.radius) == (there.label, there.radius)
 
 
+def test_smooth_takes_no_more_rows_at_a_time_than_it_is_told(x):
+    sizes = []
+
+    def classifier(batch):
+        sizes.append(len(batch))
+        return batch.flatten(1)[:, :3]
+
+    few = Smooth(classifier, 3, 0.5).certify(x, 10, 500, 0.05, batch_size=40)
+    assert max(sizes) == 40
+    sizes.clear()
+    assert Smooth(classifier, 3, 0.5).certify(x, 10, 500, 0.05, batch_size=10**6) == few
+    assert max(sizes) <= 1024
+
+
 def test_counts_depend_on_the_seed_and_the_image_and_not_on_torch(network, x):
     def counts(seed=0, image=None):
         torch.manual_seed(np.random.default_rng().integers(2**31))
@@ -160,6 +174,8 @@ def test_predict_answers_a_batch(network, x):
         (lambda f, x: Smooth(f, 3, float("inf")), "`sigma` must be positive"),
         (lambda f, x: SmoothedClassifier(f, 3, 1.0, seed=-1), "`seed` must be at least 0"),
         (lambda f, x: SmoothedClassifier(f, 3, 1.0, batch_size=0), "`batch_size` must be"),
+        (lambda f, x: SmoothedClassifier(f, 3, 1.0, max_batch_size=0), "`max_batch_size` must be"),
+        (lambda f, x: Smooth(f, 3, 1.0).certify(x, 1, 1, 0.1, 0), "`batch_size` must be"),
         (lambda f, x: SmoothedClassifier(f, 3, 1.0).certify(x, 0), "`n0` must be at least 1"),
         (lambda f, x: SmoothedClassifier(f, 3, 1.0).certify(x, 10, 1.5), "`n` must be a whole"),
         (lambda f, x: SmoothedClassifier(f, 3, 1.0).certify(x, 10, True), "`n` must be a whole"),

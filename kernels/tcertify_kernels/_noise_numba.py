@@ -267,6 +267,26 @@ CHUNK = 320  # blocks of four normals: the buffers stay in the first-level cache
 _32 = np.uint64(32)
 
 
+def _use_full_width() -> None:
+    """Let the loops of the calling function use the widest vectors that the processor has: LLVM
+    keeps to half of AVX-512's by itself.
+    """
+
+
+def _use_full_width_in_llvm(typing_context: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        # An attribute with a value, which llvmlite writes as it stands but would not let in.
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+use_full_width: Any = (
+    _use_full_width if config.DISABLE_JIT else intrinsic(_use_full_width_in_llvm)  # type: ignore[attr-defined]
+)
+
+
 @njit(nogil=True)
 def _set_counters(
     words: Any,
@@ -285,11 +305,12 @@ def _set_counters(
         which = np.uint32(image[row])
         low = np.uint32(sample[row] & 0xFFFFFFFF)
         high = np.uint32(sample[row] >> 32 | stream << 24)
+        part = words[lane:]
         for i in range(length):
-            words[lane + i] = block + i
-            words[lane + i + CHUNK] = which
-            words[lane + i + 2 * CHUNK] = low
-            words[lane + i + 3 * CHUNK] = high
+            part[i] = block + i
+            part[i + CHUNK] = which
+            part[i + 2 * CHUNK] = low
+            part[i + 3 * CHUNK] = high
         lane += length
         row, block = row + 1, 0
 
@@ -301,6 +322,7 @@ def _scramble(words: Any, k0: Any, k1: Any, count: int) -> None:
     The four words of a counter lie CHUNK apart in one array: the compiler then sees that no lane
     reads what another one writes.
     """
+    use_full_width()
     for i in range(count):
         words[i], words[i + CHUNK], words[i + 2 * CHUNK], words[i + 3 * CHUNK] = philox(
             words[i], words[i + CHUNK], words[i + 2 * CHUNK], words[i + 3 * CHUNK], k0, k1
@@ -310,6 +332,7 @@ def _scramble(words: Any, k0: Any, k1: Any, count: int) -> None:
 @njit(nogil=True)
 def _transform(words: Any, count: int, z: Any) -> None:
     """Turn `count` blocks of words into 4 * count normals."""
+    use_full_width()
     for i in range(count):
         z_0, z_1 = normal_pair(words[i], words[i + CHUNK])
         z_2, z_3 = normal_pair(words[i + 2 * CHUNK], words[i + 3 * CHUNK])
@@ -319,6 +342,7 @@ def _transform(words: Any, count: int, z: Any) -> None:
 @njit(nogil=True)
 def _store(out: Any, kind: int, z: Any, x: Any, sigma: Any, shift: Any, scale: Any) -> None:
     """Write ((x + sigma z) - shift) * scale, rounded to the dtype that `kind` names."""
+    use_full_width()
     for i in range(len(z)):
         value = (fma(sigma, z[i], x[i]) - shift) * scale
         if kind == FLOAT:
