@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -195,21 +196,25 @@ def certify_ours(case: CertificationCase) -> tuple[int, int]:
     return certificate.top, int(certificate.counts[certificate.top])
 
 
-@torch.no_grad()
 def certify_field(case: CertificationCase) -> tuple[int, int]:
     """The chosen class and its votes by the loop that smoothing code runs."""
-    top = int(_field_votes(case, case.n0).argmax())
-    return top, int(_field_votes(case, case.n)[top])
+    votes = partial(field_votes, case.network, case.x, SIGMA, batch_size=case.batch_size)
+    top = int(votes(n=case.n0).argmax())
+    return top, int(votes(n=case.n)[top])
 
 
-def _field_votes(case: CertificationCase, n: int) -> NDArray[np.int64]:
+@torch.no_grad()
+def field_votes(
+    network: torch.nn.Module, x: Tensor, sigma: float, n: int, batch_size: int
+) -> NDArray[np.int64]:
+    """The field's loop: a batch of copies, noise, forward pass, argmax, labels to Python."""
     counts = np.zeros(10, dtype=np.int64)
     while n > 0:
-        size = min(case.batch_size, n)
+        size = min(batch_size, n)
         n -= size
-        batch = case.x.repeat((size, 1, 1, 1))
-        noise = torch.randn_like(batch) * SIGMA
-        for label in case.network(batch + noise).argmax(1).cpu().numpy():
+        batch = x.repeat((size, 1, 1, 1))
+        noise = torch.randn_like(batch) * sigma
+        for label in network(batch + noise).argmax(1).cpu().numpy():
             counts[label] += 1
     return counts
 

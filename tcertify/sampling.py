@@ -199,7 +199,7 @@ class _Batch:
         self._fixed = sampler.fixed_shape(images)
         # On a CPU several small forward passes share one call of each kernel.
         elements = sampler.batch_size * images[0].numel()
-        passes = 1 if self._fixed else max(1, _KERNEL_ELEMENTS // elements)
+        passes = 1 if images.is_cuda else max(1, _KERNEL_ELEMENTS // elements)
         self._forward_rows = sampler.batch_size
         self._size = passes * self._forward_rows
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
@@ -241,8 +241,9 @@ class _Batch:
         step = self._replayed(stream) if self._worth_a_graph(total) else self._step
         self._counts.zero_()
         self._cursor.zero_()
+        unit = self._forward_rows if self._fixed else 1
         for row in range(0, total, self._size):
-            step(stream, self._size if self._fixed else min(self._size, total - row))
+            step(stream, min(self._size, -(-(total - row) // unit) * unit))
         counts: NDArray[np.int64] = self._counts[:slots].cpu().numpy().copy()
         return counts
 
@@ -339,7 +340,7 @@ def _default_batch_size(classifier: BaseClassifier, images: torch.Tensor) -> int
     """Return a power of two that fills a GPU, or whose activations the C library keeps on a CPU."""
     if images.is_cuda:
         return _power_of_two(2**26 // images[0].numel(), most=2**14)
-    return _power_of_two(2**22 // _largest_activation(classifier, images[:1]), most=2**10)
+    return _power_of_two(2**21 // _largest_activation(classifier, images[:1]), most=2**10)
 
 
 def _largest_activation(classifier: BaseClassifier, image: torch.Tensor) -> int:
