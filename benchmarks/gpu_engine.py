@@ -21,7 +21,7 @@ from torch import nn
 from benchmarks.gpu_kernels import Bench, Report
 from benchmarks.implementations import SIGMA, ResidualNet, field_votes
 from tcertify.execution import Execution
-from tcertify.sampling import ESTIMATION, Sampler
+from tcertify.sampling import ESTIMATION, SELECTION, Sampler
 
 FAST = Execution(dtype="bfloat16", channels_last=True)
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -164,13 +164,11 @@ def data_set(bench: Bench, limit: float = 120.0) -> Report:
     from tcertify.table import read_table
 
     count, n, size = (3, 2000, 8) if bench.small else (500, 100_000, 32)
-    generator = torch.Generator().manual_seed(0)
-    data = TensorDataset(
-        "random",
-        10,
-        torch.rand(count, 3, size, size, generator=generator),
-        torch.zeros(count).long(),
-    )
+    model = network(bench, "cifar-resnet110")
+    images = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+    sampler = Sampler(model, 10, SIGMA, execution=FAST)
+    selected = sampler.count(images.to(bench.device), range(count), 0, 100, SELECTION)
+    data = TensorDataset("random", 10, images, torch.from_numpy(selected[:, :-1].argmax(1)))
     start = time.perf_counter()
 
     def watch(done: int, planned: int) -> None:
@@ -181,7 +179,7 @@ def data_set(bench: Bench, limit: float = 120.0) -> Report:
         path = Path(folder) / "a.run"
         with suppress(KeyboardInterrupt):
             certify_dataset(
-                network(bench, "cifar-resnet110"),
+                model,
                 data,
                 sigma=SIGMA,
                 out=path,

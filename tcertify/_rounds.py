@@ -166,15 +166,17 @@ class Rounds:
         if settings.radii is None:
             return np.ones(len(group), bool)
         votes = np.array([image.looks[-1] for image in group])
+        tops = np.array([image.top for image in group])
         progress = decide(
             votes[:, :-1],
-            np.array([image.top for image in group]),
+            tops,
             look,
             schedule=settings.schedule,
             sigma=settings.sigma,
             radii=settings.radii,
             method=settings.method,
             invalid=votes[:, -1],
+            wanted=tops == [image.loaded.label for image in group],
             so_far=Progress(
                 np.array([image.radius for image in group]),
                 np.array([image.best_look for image in group]),

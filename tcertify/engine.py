@@ -80,9 +80,10 @@ def certify_dataset(
     method : {"joint", "t-certify", "certify"}
         As in `certify_counts`.
     radii : sequence of float, optional
-        Stop sampling an image once it is decided which of these radii it certifies: certified
-        accuracy at these radii is then that of the full run, for a fraction of the samples. The
-        radius of each certificate is as valid, but may be smaller than the full run's.
+        Stop sampling an image once it is decided which of these radii it certifies, or at the
+        first look where the selected class is not its label: certified accuracy at these radii is
+        then that of the full run, for a fraction of the samples. The radius of each certificate
+        is as valid, but may be smaller than the full run's.
     seed : int, default 0
         Up to 2^63 - 1. With the index of an image it determines all noise.
     indices : iterable of int, default all

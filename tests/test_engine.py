@@ -107,6 +107,27 @@ def test_early_stopping_gives_the_table_of_the_full_run_for_fewer_samples(tmp_pa
         assert looks.sum(1).tolist() == [*schedule.looks[: len(looks)]]
 
 
+def test_with_radii_an_image_ends_at_its_first_look_where_the_selected_class_is_wrong(tmp_path):
+    pixels = images(6).images
+    looks = Schedule.geometric(5000, 0.001, first=100).looks
+    certify(tmp_path / "any.run", data=images(6), n=5000)
+    votes = [
+        decode_votes(row["selection"], CLASSES)[0] for row in rows_of(tmp_path / "any.run").values()
+    ]
+    selected = torch.tensor([int(vote[:-1].argmax()) for vote in votes])
+    ended, going_on = (
+        certify(
+            tmp_path / f"{shift}.run",
+            data=TensorDataset("tiny", CLASSES, pixels, (selected + shift) % CLASSES),
+            n=5000,
+            radii=RADII,
+        )
+        for shift in (1, 0)
+    )
+    assert ended.n.tolist() == [looks[0]] * 6
+    assert (going_on.n > looks[0]).any()
+
+
 def test_an_interrupted_run_is_resumed_to_the_rows_of_an_uninterrupted_one(tmp_path):
     certify(tmp_path / "whole.run", radii=RADII, batch_size=8)
 
