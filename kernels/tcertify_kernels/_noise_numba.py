@@ -199,9 +199,8 @@ _SIGN, _SWAP, _TWO = np.uint32(0x80000000), np.uint32(0x40000000), np.uint32(2)
 
 
 @njit(nogil=True, forceinline=True)
-def normal_pair(radius: Any, angle: Any) -> Any:
-    """Two standard normals from two random words, by fma, mul, add and sqrt alone."""
-    # -2 log(u) for u = (radius + 1/2) / 2^32 = 2^e (1 + t), t in [-1/3, 1/3)
+def radicand(radius: Any) -> Any:
+    """-2 log(u) for u = (radius + 1/2) / 2^32 = 2^e (1 + t), t in [-1/3, 1/3)."""
     u = float_of_unsigned(radius) + _HALF
     exponent = both(sub(bits_of_float(u), _TWO_THIRDS), _EXPONENT)
     t = float_of_bits(sub(bits_of_float(u), exponent)) - _ONE
@@ -214,7 +213,13 @@ def normal_pair(radius: Any, angle: Any) -> Any:
     q = fma(t, q, _LOG_2)
     q = fma(t, q, _LOG_1)
     q = fma(t, q, _LOG_0)
-    length = square_root(fma(t, fma(t, q, _MINUS_TWO), tail))
+    return fma(t, fma(t, q, _MINUS_TWO), tail)
+
+
+@njit(nogil=True, forceinline=True)
+def normal_pair(radius: Any, angle: Any) -> Any:
+    """Two standard normals from two random words, by fma, mul, add and sqrt alone."""
+    length = square_root(radicand(radius))
     # the low 30 bits of the angle span [-pi/4, pi/4), the top two choose the quarter
     x = float_of_signed(shift_left(angle, _TWO)) * _ANGLE_SCALE
     y = x * x

@@ -134,10 +134,11 @@ __device__ __forceinline__ Row row_of(const Batch& batch, u32 index) {
     return row;
 }
 
-// Reads `count` pixels from `x` on into v, without going past them.
-template <int group>
+// Reads `count` pixels from `x` on into v, without going past them; `whole` says that they are a
+// group, and aligned.
+template <int group, bool whole>
 __device__ __forceinline__ void read(const float* x, int count, float* v) {
-    if (count == group && aligned(x)) {
+    if (whole || (count == group && aligned(x))) {
 #pragma unroll
         for (int i = 0; i < group; i += 4) {
             const float4 four = *(const float4*)(x + i);
@@ -149,22 +150,23 @@ __device__ __forceinline__ void read(const float* x, int count, float* v) {
     }
 }
 
-// Adds the noise of elements first .. first + group - 1 (first a multiple of 4) to v.
+// Adds the noise of `group` elements, of which the first is number 4 * block, to v.
 template <int group>
-__device__ __forceinline__ void perturb(Row& row, u32 first, float* v) {
+__device__ __forceinline__ void perturb(Row& row, u32 block, float* v) {
 #pragma unroll
     for (int i = 0; i < group; i += 4) {
         float z[4];
-        row.counter.x = first / 4 + i / 4;
+        row.counter.x = block + i / 4;
         normals(row.counter, row.k0, row.k1, z);
 #pragma unroll
         for (int j = 0; j < 4; ++j) v[i + j] = fma_keep(row.sigma, z[j], v[i + j]);
     }
 }
 
-// Rows by (block.y, thread.y), groups of one 16-byte store by (block.x, thread.x).
-template <typename Type, bool normalised>
-__device__ __forceinline__ void fill_contiguous(const Batch& batch) {
+// Rows by (block.y, thread.y), groups of one 16-byte store by (block.x, thread.x); `whole` says that
+// all groups are whole, aligned in `x` and `out`, and of one channel.
+template <typename Type, bool normalised, bool whole>
+__device__ __forceinline__ void fill_groups(const Batch& batch) {
     const int group = Type::group;
     typedef typename Type::Element Element;
     const u32 groups = (batch.size + group - 1) / group, pixels = batch.size / batch.channels;
@@ -175,16 +177,16 @@ __device__ __forceinline__ void fill_contiguous(const Batch& batch) {
         for (u32 g = blockIdx.x * blockDim.x + threadIdx.x; g < groups;
              g += gridDim.x * blockDim.x) {
             const u32 first = g * group;
-            const int count = batch.size - first < group ? (int)(batch.size - first) : group;
+            const int count = whole ? group : (int)min(batch.size - first, (u32)group);
             float v[group];
-            read<group>(row.x + first, count, v);
-            perturb<group>(row, first, v);
+            read<group, whole>(row.x + first, count, v);
+            perturb<group>(row, g * (group / 4), v);
             if (normalised) {
                 u32 channel = first / pixels, left = (channel + 1) * pixels - first;
                 float mean = batch.mean[channel], scale = __frcp_rn(batch.std[channel]);
 #pragma unroll
                 for (int i = 0; i < group; ++i) {
-                    if (left == 0 && i < count) {
+                    if (!whole && left == 0 && i < count) {
                         left = pixels, ++channel;
                         mean = batch.mean[channel], scale = __frcp_rn(batch.std[channel]);
                     }
@@ -192,7 +194,7 @@ __device__ __forceinline__ void fill_contiguous(const Batch& batch) {
                     --left;
                 }
             }
-            if (count == group && aligned(out + first)) {
+            if (whole || (count == group && aligned(out + first))) {
                 *(uint4*)(out + first) = pack_group(v, Type());
             } else {
 #pragma unroll
@@ -201,6 +203,16 @@ __device__ __forceinline__ void fill_contiguous(const Batch& batch) {
                 }
             }
         }
+    }
+}
+
+template <typename Type, bool normalised>
+__device__ __forceinline__ void fill_contiguous(const Batch& batch) {
+    const u32 uniform = normalised ? batch.size / batch.channels : batch.size;  // elements in a run
+    if (uniform % Type::group == 0 && aligned(batch.x) && aligned(batch.out)) {
+        fill_groups<Type, normalised, true>(batch);
+    } else {
+        fill_groups<Type, normalised, false>(batch);
     }
 }
 
@@ -216,10 +228,10 @@ __device__ __forceinline__ void fill_channels_last(const Batch& batch) {
         for (u32 b = blockIdx.x * blockDim.x + threadIdx.x; b < blocks;
              b += gridDim.x * blockDim.x) {
             const u32 first = b * 4;
-            const int count = batch.size - first < 4 ? (int)(batch.size - first) : 4;
+            const int count = (int)min(batch.size - first, 4u);
             float v[4];
-            read<4>(row.x + first, count, v);
-            perturb<4>(row, first, v);
+            read<4, false>(row.x + first, count, v);
+            perturb<4>(row, b, v);
             u32 channel = first / pixels, pixel = first - channel * pixels;
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
@@ -235,8 +247,8 @@ __device__ __forceinline__ void fill_channels_last(const Batch& batch) {
     }
 }
 
-// Channels-last with three channels, pixels a multiple of the group and `out` aligned: a group of
-// pixels in all channels is three 16-byte stores.
+// Channels-last with three channels, pixels a multiple of the group, `x` and `out` aligned: a group
+// of pixels in all channels is three 16-byte stores.
 template <typename Type, bool normalised>
 __device__ __forceinline__ void fill_colour(const Batch& batch) {
     const int group = Type::group;
@@ -253,8 +265,8 @@ __device__ __forceinline__ void fill_colour(const Batch& batch) {
             for (int channel = 0; channel < 3; ++channel) {
                 const u32 first = channel * pixels + g * group;
                 float plane[group];
-                read<group>(row.x + first, group, plane);
-                perturb<group>(row, first, plane);
+                read<group, true>(row.x + first, group, plane);
+                perturb<group>(row, first / 4, plane);
                 const float mean = normalised ? batch.mean[channel] : 0.0f;
                 const float scale = normalised ? __frcp_rn(batch.std[channel]) : 1.0f;
 #pragma unroll

@@ -26,7 +26,10 @@ MAX_STREAMS = 2**8
 MAX_ELEMENTS = 2**31
 
 _SMALLEST, _LARGEST = 2.0**-126, 2.0**127  # of float32: normal numbers, and room to spare
-_BLOCKS = 2**14  # enough to fill any device; what is left is done by grid-stride loops
+_BLOCKS, _GROUPS_PER_THREAD = (
+    2**10,
+    8,
+)  # what fills a large device; and at most, where blocks abound
 _BLOCKS_PER_THREAD = 2**14  # below this, starting a thread costs more than it saves
 
 
@@ -259,7 +262,7 @@ def _fill_on_device(out: torch.Tensor, noise: _Noise) -> None:
     group = 4 if out.dtype == torch.float32 else 8  # elements of a 16-byte store
     if out.is_contiguous():
         layout, groups = "contiguous", -(-size // group)
-    elif out.shape[1] == 3 and size % (3 * group) == 0 and out.data_ptr() % 16 == 0:
+    elif out.shape[1] == 3 and size % (3 * group) == 0 and _aligned(out, noise.x):
         layout, groups = "colour", size // (3 * group)
     else:
         layout, groups = "channels_last", -(-size // 4)
@@ -280,10 +283,21 @@ def _fill_on_device(out: torch.Tensor, noise: _Noise) -> None:
     _cuda.launch("noise", name, out.device, *_launch_shape(rows, groups), arguments)
 
 
+def _aligned(*tensors: torch.Tensor) -> bool:
+    return all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
+
+
 def _launch_shape(rows: int, groups: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Grid and block: rows along y, the groups of a row along x, 256 threads a block."""
-    across = min(256, 1 << (groups - 1).bit_length())
+    """Grid and block: rows along y, the groups of a row along x, 256 threads a block.
+
+    Each thread first works out its row: so it takes several groups of it, unless the blocks would
+    be too few to fill a device.
+    """
+    if groups <= 32:
+        across = 1 << (groups - 1).bit_length()
+    else:  # the width that leaves the fewest threads idle at the end of a row
+        across = min((256, 128, 64, 32), key=lambda width: -groups % width)
     down = 256 // across
     tall = min(-(-rows // down), 65535)
-    wide = min(-(-groups // across), max(1, _BLOCKS // tall))
-    return (wide, tall), (across, down)
+    wide = max(1, _BLOCKS // tall, -(-groups // (across * _GROUPS_PER_THREAD)))
+    return (min(wide, -(-groups // across)), tall), (across, down)

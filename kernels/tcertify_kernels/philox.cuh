@@ -41,6 +41,38 @@ __device__ __forceinline__ uint4 philox(uint4 c, u32 k0, u32 k1) {
     return c;
 }
 
+// __fsqrt_rn as the compiler writes it, without the branch for arguments that are subnormal, negative
+// or huge: `a` is 0 or in [2^-23, 46).
+__device__ __forceinline__ float root(float a) {
+#ifdef __CUDA_ARCH__
+    float inverse;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(a));
+    inverse = fminf(inverse, 1.0e18f);  // infinite at 0
+    const float guess = __fmul_rn(a, inverse);
+    return __fmaf_rn(__fmaf_rn(-guess, guess, a), __fmul_rn(inverse, 0.5f), guess);
+#else
+    return __fsqrt_rn(a);
+#endif
+}
+
+// Exchanges a and b if `bits` has the bit of `mask`; the compiler's own test takes two instructions
+// more.
+__device__ __forceinline__ void exchange(float& a, float& b, u32 bits, u32 mask) {
+#ifdef __CUDA_ARCH__
+    float c, d;
+    asm("{\n\t.reg .pred p;\n\t.reg .b32 t;\n\tand.b32 t, %4, %5;\n\tsetp.ne.u32 p, t, 0;\n\t"
+        "selp.f32 %0, %3, %2, p;\n\tselp.f32 %1, %2, %3, p;\n\t}"
+        : "=f"(c), "=f"(d)
+        : "f"(a), "f"(b), "r"(bits), "r"(mask));
+    a = c, b = d;
+#else
+    if (bits & mask) {
+        const float c = a;
+        a = b, b = c;
+    }
+#endif
+}
+
 // Box-Muller: two standard normals from two random words.
 __device__ __forceinline__ void normal_pair(u32 radius, u32 angle, float& first, float& second) {
     // -2 log(u) for u = (radius + 1/2) / 2^32 = 2^e (1 + t), t in [-1/3, 1/3)
@@ -56,7 +88,7 @@ __device__ __forceinline__ void normal_pair(u32 radius, u32 angle, float& first,
     q = __fmaf_rn(t, q, LOG_2);
     q = __fmaf_rn(t, q, LOG_1);
     q = __fmaf_rn(t, q, LOG_0);
-    const float length = __fsqrt_rn(__fmaf_rn(t, __fmaf_rn(t, q, -2.0f), tail));
+    const float length = root(__fmaf_rn(t, __fmaf_rn(t, q, -2.0f), tail));
     // the low 30 bits of the angle span [-pi/4, pi/4), the top two choose the quarter
     const float x = __fmul_rn(__int2float_rn((int)(angle << 2)), ANGLE_SCALE);
     const float y = __fmul_rn(x, x);
@@ -65,9 +97,9 @@ __device__ __forceinline__ void normal_pair(u32 radius, u32 angle, float& first,
     float cosine = __fmaf_rn(y, __fmaf_rn(y, COS_3, COS_2), COS_1);
     cosine = __fmaf_rn(y, __fmaf_rn(y, cosine, COS_0), 1.0f);
     cosine = __uint_as_float(__float_as_uint(cosine) ^ (angle & 0x80000000u));
-    const bool swap = (angle & 0x40000000u) != 0;
-    first = __fmul_rn(length, swap ? sine : cosine);
-    second = __fmul_rn(length, swap ? cosine : sine);
+    exchange(cosine, sine, angle, 0x40000000u);
+    first = __fmul_rn(length, cosine);
+    second = __fmul_rn(length, sine);
 }
 
 // The normals of elements 4 * block .. 4 * block + 3 of one sample of one image.

@@ -46,7 +46,7 @@ def test_every_kernel_compiles_without_spills_or_local_memory(architecture):
     needs = resources(architecture)
     assert set(needs) == KERNELS
     assert all(need["stack"] == need["spilled"] == 0 for need in needs.values())
-    assert all(need["registers"] <= 64 for need in needs.values())  # four blocks of 256 an SM
+    assert all(need["registers"] <= 80 for need in needs.values())  # three blocks of 256 an SM
 
 
 @needs_nvrtc
@@ -58,7 +58,7 @@ def test_the_record_is_what_the_compiler_says():
 
 
 @needs_nvrtc
-def test_stores_are_of_16_bytes_and_no_operation_is_approximate():
+def test_stores_are_of_16_bytes_and_no_operation_but_the_first_guess_of_a_root_is_approximate():
     ptx = registers.compile_kernels("noise", "-arch=compute_80", method="ptx")[0]
     text = ptx.decode() if isinstance(ptx, bytes) else ptx
     bodies = dict(re.findall(r"\.entry (\w+)\((.*?)\n}", text, re.DOTALL))
@@ -66,11 +66,12 @@ def test_stores_are_of_16_bytes_and_no_operation_is_approximate():
         wide = body.count("st.global.v4")
         assert (
             wide
-            == {"contiguous": 1, "channels_last": 0, "colour": 3}[
+            == {"contiguous": 2, "channels_last": 0, "colour": 3}[
                 next(layout for layout in LAYOUTS if name.startswith(layout))
             ]
         )
-        assert ".approx" not in body
+        approximate = re.findall(r"\b[a-z0-9]+\.approx[\w.]*", body)
+        assert set(approximate) == {"rsqrt.approx.ftz.f32"}
         assert ".local" not in body
         rounded = re.findall(r"\b(?:fma|mul|add|sub|sqrt|rcp|div)\.[\w.]*f32", body)
         assert rounded
@@ -101,11 +102,12 @@ def rows(count):
 @pytest.mark.parametrize(
     ("shape", "dtype", "channels_last", "name", "grid", "block"),
     [
-        ((1000, 3, 32, 32), torch.float32, False, "contiguous_float32", (3, 1000), (256, 1)),
-        ((1000, 3, 32, 32), torch.bfloat16, False, "contiguous_bfloat16", (2, 1000), (256, 1)),
+        ((1000, 3, 32, 32), torch.float32, False, "contiguous_float32", (1, 1000), (256, 1)),
+        ((1000, 3, 32, 32), torch.bfloat16, False, "contiguous_bfloat16", (2, 500), (128, 2)),
         ((1000, 3, 32, 32), torch.float16, True, "colour_float16", (1, 500), (128, 2)),
         ((10, 3, 5, 5), torch.float32, True, "channels_last_float32", (1, 2), (32, 8)),
         ((70_000, 1, 8, 8), torch.float32, False, "contiguous_float32", (1, 4375), (16, 16)),
+        ((256, 3, 224, 224), torch.float32, False, "contiguous_float32", (19, 256), (256, 1)),
         ((70_000, 1), torch.float32, False, "contiguous_float32", (1, 274), (1, 256)),
     ],
 )

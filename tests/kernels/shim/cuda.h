@@ -36,6 +36,7 @@ inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fsqrt_rn(float a) { return sqrtf(a); }
+inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
 inline float __frcp_rn(float a) { return 1.0f / a; }
 
 template <typename T> T atomicAdd(T* to, T value) {
