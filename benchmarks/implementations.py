@@ -188,10 +188,11 @@ def certification_case(device: str, n: int, batch_size: int) -> CertificationCas
 
 
 def certify_ours(case: CertificationCase) -> tuple[int, int]:
-    """The chosen class and its votes by `SmoothedClassifier`."""
+    """The chosen class and its votes by `SmoothedClassifier`, as `Smooth` runs it."""
     from tcertify import SmoothedClassifier
 
-    smoothed = SmoothedClassifier(case.network, 10, SIGMA, seed=SEED, batch_size=case.batch_size)
+    limit = case.batch_size
+    smoothed = SmoothedClassifier(case.network, 10, SIGMA, seed=SEED, max_batch_size=limit)
     certificate = smoothed.certify(case.x, case.n0, case.n, image=0)
     return certificate.top, int(certificate.counts[certificate.top])
 

@@ -11,7 +11,7 @@ from benchmarks.timing import DeviceClock
 @pytest.mark.benchmark(timer=time.process_time, warmup=False, min_rounds=3)
 @pytest.mark.parametrize("name", CERTIFICATION)
 def test_certification_on_one_core(benchmark, name):
-    case = certification_case("cpu", n=500, batch_size=250)
+    case = certification_case("cpu", n=1000, batch_size=1000)
     check_certification(case, CERTIFICATION[name](case), name)
     benchmark(CERTIFICATION[name], case)
 
