@@ -66,8 +66,8 @@ def test_a_table_of_certified_accuracy(benchmark, network, tmp_path, early):
 
     Goal with radii: a fifth of the seconds of the run without.
     """
-    data, count = digits.load("test"), 40 if benchmark.enabled else 10
-    indices = range(0, 3 * count, 3)
+    data = digits.load("test")
+    indices = range(0, 360, 2 if benchmark.enabled else 36)
     labels = data.labels[list(indices)].numpy()
 
     def run(radii):
@@ -93,11 +93,11 @@ def test_a_table_of_certified_accuracy(benchmark, network, tmp_path, early):
 
     full, stopped = run(None), run(RADII)
     expected, got = (table(t.predicted, t.radius, labels) for t in (full, stopped))
-    assert max(abs(a - b) for a, b in zip(expected, got, strict=True)) <= 1
+    assert max(abs(a - b) for a, b in zip(expected, got, strict=True)) <= 2
     if benchmark.enabled:
         loop = field()
         by_loop = table(loop.label, loop.radius, labels)
-        assert max(abs(a - b) for a, b in zip(expected, by_loop, strict=True)) <= 3
+        assert max(abs(a - b) for a, b in zip(expected, by_loop, strict=True)) <= 6
     ours = (lambda: run(RADII)) if early else (lambda: run(None))
     if benchmark.enabled:
         seconds = [seconds_of(work) for work in (field, lambda: run(None), ours)]

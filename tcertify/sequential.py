@@ -297,8 +297,9 @@ class _Rule:
             out |= self._is_unlikely(k_a, seen - k_a, seen, np.zeros_like(t))
         n, level = self.schedule.n, self.schedule.levels[-1]
         doubtful = np.flatnonzero(~out & (approximate_lower(k_a + n - seen, k_b, n, level) < t))
-        best = self._largest_final_radius(images, rows[doubtful])
-        out[doubtful] = (best < beyond[doubtful]) | (best == 0)
+        if len(doubtful):
+            best = self._largest_final_radius(images, rows[doubtful])
+            out[doubtful] = (best < beyond[doubtful]) | (best == 0)
         return out
 
     def _is_unlikely(
