@@ -157,8 +157,8 @@ def busy_and_waits(events: list[dict[str, Any]]) -> Report:
     return {"kernels": len(kernels), "idle": 1 - busy / (last - first), "waits": waits}
 
 
-def data_set(bench: Bench, limit: float = 120.0) -> Report:
-    """Images certified with early stopping at n = 100,000: 500, or what two minutes allow."""
+def data_set(bench: Bench, limit: float) -> Report:
+    """Images certified with early stopping at n = 100,000: 500, or what `limit` seconds allow."""
     from tcertify.data.dataset import TensorDataset
     from tcertify.engine import certify_dataset
     from tcertify.table import read_table
