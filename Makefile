@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL = $(PIP) install -c constraints.txt torch && $(PIP) install -c constraints.txt -e
 
 TWINS := tests/kernels/test_noise.py tests/kernels/test_counting.py tests/bounds
-COVERAGE := --cov=kernels --cov=tcertify/bounds --cov-branch --cov-fail-under=94
+COVERAGE := --cov=kernels --cov=tcertify/bounds --cov-branch --cov-fail-under=96
 
 .PHONY: demo test lint bench study clean
 
