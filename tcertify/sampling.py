@@ -7,8 +7,9 @@ the batch size nor on which images share a batch.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,8 +26,8 @@ SELECTION, ESTIMATION, PREDICTION = 0, 1, 2
 #: Elements of noise for which a kernel's work outweighs the cost of calling it on a CPU.
 _KERNEL_ELEMENTS = 2**20
 
-#: A CUDA graph is recorded once it is to be replayed this often.
-_GRAPH_BATCHES = 8
+#: A CUDA graph is recorded where there are more batches than this, after the first of them.
+_GRAPH_BATCHES, _WARMING_BATCHES = 8, 3
 
 Result = TypeVar("Result")
 
@@ -238,11 +239,12 @@ class _Batch:
         self._shift.zero_()[:slots].copy_(
             torch.from_numpy(last - ends)
         )  # place in the line -> sample id
-        step = self._replayed(stream) if self._worth_a_graph(total) else self._step
         self._counts.zero_()
         self._cursor.zero_()
+        rows = iter(range(0, total, self._size))
+        step = self._replayed(stream, rows) if self._worth_a_graph(stream, total) else self._step
         unit = self._forward_rows if self._fixed else 1
-        for row in range(0, total, self._size):
+        for row in rows:
             step(stream, min(self._size, -(-(total - row) // unit) * unit))
         counts: NDArray[np.int64] = self._counts[:slots].cpu().numpy().copy()
         return counts
@@ -268,13 +270,16 @@ class _Batch:
         count_votes(self._counts, logits, slot, limit=limit)
         self._cursor += size
 
-    def _worth_a_graph(self, total: int) -> bool:
-        enough = total > _GRAPH_BATCHES * self._size
-        return self._images.is_cuda and self._sampler.graphable and enough
+    def _worth_a_graph(self, stream: int, total: int) -> bool:
+        worth = stream in self.graphs or total > _GRAPH_BATCHES * self._size
+        return self._images.is_cuda and self._sampler.graphable and worth
 
-    def _replayed(self, stream: int) -> Callable[[int, int], None]:
-        """Return a step that replays the CUDA graph of this stream of noise, recorded if new."""
+    def _replayed(self, stream: int, rows: Iterator[int]) -> Callable[[int, int], None]:
+        """Return a step that replays the CUDA graph of this stream of noise. If it is new, the
+        first of the batches that begin at `rows` warm up for it, and count.
+        """
         if stream not in self.graphs:
+            self._warm_up(stream, rows)
             try:
                 self.graphs[stream] = self._recorded(stream)
             except RuntimeError as error:
@@ -288,14 +293,16 @@ class _Batch:
         graph = self.graphs[stream]
         return lambda stream, size: graph.replay()
 
-    def _recorded(self, stream: int) -> torch.cuda.CUDAGraph:
-        # A side stream warms up first, as recording requires: it settles libraries and memory.
+    def _warm_up(self, stream: int, rows: Iterator[int]) -> None:
+        """Run batches on a side stream, as recording requires: they settle libraries and memory."""
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            for _ in range(3):
+            for _ in islice(rows, _WARMING_BATCHES):
                 self._step(stream, self._size)
         torch.cuda.current_stream().wait_stream(side)
+
+    def _recorded(self, stream: int) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         # Other threads load images meanwhile, and may use the device.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):

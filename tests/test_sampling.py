@@ -1,5 +1,6 @@
 """Sampler: votes that depend on nothing but seed, image, sample and stream."""
 
+import itertools
 import subprocess
 import sys
 
@@ -177,6 +178,42 @@ def test_memory_that_does_not_suffice_for_one_row_is_an_error():
 
     with pytest.raises(MemoryError):
         Sampler(hopeless, 3, 0.5).count(IMAGES, range(4), 0, 10, ESTIMATION)
+
+
+@pytest.mark.parametrize("recording", ["succeeds", "fails"])
+def test_the_batches_before_a_graph_and_its_replays_count_each_sample_once(monkeypatch, recording):
+    """The order of work of a CUDA device, its graph replaced by the step that it would hold."""
+    stepped = []
+
+    class Graph:
+        def __init__(self, batch, stream):
+            self.replay = lambda: (stepped.append("replay"), batch._step(stream, batch._size))
+
+    def recorded(batch, stream):
+        if recording == "fails":
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return Graph(batch, stream)
+
+    def warm_up(batch, stream, rows):
+        for _ in itertools.islice(rows, 3):
+            stepped.append("warm up")
+            batch._step(stream, batch._size)
+
+    arguments = IMAGES, range(4), 0, [600, 1, 0, 333], ESTIMATION
+    expected = sampler(batch_size=1000).count(*arguments)
+    monkeypatch.setattr("tcertify.sampling._KERNEL_ELEMENTS", 0)
+    monkeypatch.setattr(Sampler, "fixed_shape", lambda self, images: True)
+    monkeypatch.setattr("tcertify.sampling._Batch._worth_a_graph", lambda self, stream, total: True)
+    monkeypatch.setattr("tcertify.sampling._Batch._warm_up", warm_up)
+    monkeypatch.setattr("tcertify.sampling._Batch._recorded", recorded)
+    replaying = sampler(batch_size=64)
+    if recording == "fails":
+        with pytest.warns(UserWarning, match="No CUDA graph"):
+            assert replaying.count(*arguments).tolist() == expected.tolist()
+        assert stepped == ["warm up"] * 3
+    else:
+        assert replaying.count(*arguments).tolist() == expected.tolist()
+        assert stepped == ["warm up"] * 3 + ["replay"] * 12
 
 
 class Largest(nn.Module):
