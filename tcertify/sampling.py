@@ -127,6 +127,8 @@ class Sampler:
         last = np.broadcast_to(check_whole_array("stop", stop), slots)
         if (last < first).any():
             raise ValueError("`stop` must not be below `start`.")
+        if slots == 0:
+            return np.zeros((0, self.num_classes + 1), np.int64)
 
         def counted() -> NDArray[np.int64]:
             with self.execution.running(self.classifier, images.device):
@@ -204,8 +206,8 @@ class _Batch:
         self._forward_rows = sampler.batch_size
         self._size = passes * self._forward_rows
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        self._images = torch.empty_like(images, dtype=torch.float32).contiguous()
-        slots = len(images)
+        slots = 1 << (len(images) - 1).bit_length()  # as more may come, but not many times
+        self._images = torch.zeros(slots, *images.shape[1:], device=images.device)
         zeros = partial(torch.zeros, dtype=torch.int64, device=images.device)
         self._ids = zeros(slots)
         self._ends = zeros(slots)

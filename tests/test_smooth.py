@@ -48,6 +48,10 @@ def test_the_same_seed_gives_the_same_counts_for_every_batch_size(network, x, ba
     assert (here.label, here.radius) == (there.label, there.radius)
 
 
+def test_no_image_gets_no_prediction(network):
+    assert SmoothedClassifier(network, 3, 0.5).predict(torch.empty(0, 3, 2, 2)).shape == (0,)
+
+
 def test_smooth_takes_no_more_rows_at_a_time_than_it_is_told(x):
     sizes = []
 
