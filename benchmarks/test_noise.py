@@ -23,10 +23,11 @@ def test_noise_on_one_core(benchmark, name, shape):
 
 
 @pytest.mark.benchmark(timer=time.perf_counter, warmup=True, min_rounds=5)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("threads", [1, 2])
-def test_noise_on_threads(benchmark, threads):
+def test_noise_on_threads(benchmark, threads, shape):
     torch.set_num_threads(threads)
-    case = noise_case(SHAPES[0], torch.float32, "cpu")
+    case = noise_case(shape, torch.float32, "cpu")
     check_noise(case, NOISE["ours"](case), "ours")
     benchmark.extra_info["elements"] = case.out.numel()
     benchmark(NOISE["ours"], case)
