@@ -58,6 +58,7 @@ def table(label, radius, labels):
 LOOP = """
 import json, sys, time, torch
 from safetensors.torch import load_file
+from benchmarks.implementations import field_votes
 from tcertify.data import digits
 from tcertify.models import DigitsNet
 checkpoint, sigma, step = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
