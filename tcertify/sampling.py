@@ -346,7 +346,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _default_batch_size(classifier: BaseClassifier, images: torch.Tensor) -> int:
-    """Return a power of two that fills a GPU, or whose activations the C library keeps on a CPU."""
+    """Return a power of two that fills a GPU, or whose largest activation is near a CPU's cache."""
     if images.is_cuda:
         return _power_of_two(2**26 // images[0].numel(), most=2**14)
     return _power_of_two(2**21 // _largest_activation(classifier, images[:1]), most=2**10)
