@@ -375,9 +375,14 @@ def _keep_freed_memory() -> None:
 
     glibc gives freed memory back to the system above a limit of twice the largest block that it
     has mapped and unmapped so far, and each pass would fault its activations in again. One such
-    block of 32 MiB, never touched, raises the limit to 64 MiB; elsewhere nothing happens.
+    block of 32 MiB, never touched, raises the limit to 64 MiB; elsewhere nothing happens. Where
+    there is no room for it, time is lost and nothing else.
     """
-    torch.empty(2**25 - 2**16, dtype=torch.uint8)
+    try:
+        torch.empty(2**25 - 2**16, dtype=torch.uint8)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
 
 
 def _power_of_two(at_most: int, *, most: int) -> int:

@@ -172,6 +172,20 @@ assert sampler.batch_size <= 2048, sampler.batch_size
     assert done.returncode == 0, done.stderr
 
 
+def test_no_memory_to_keep_costs_nothing_but_time(monkeypatch):
+    empty = torch.empty
+
+    def tight(*size, **options):
+        if options.get("dtype") is torch.uint8:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return empty(*size, **options)
+
+    monkeypatch.setattr(torch, "empty", tight)
+    kept = sampler(batch_size=50)
+    assert kept.count(IMAGES, range(4), 0, 100, ESTIMATION).sum() == 400
+    assert kept.batch_size == 50
+
+
 def test_memory_that_does_not_suffice_for_one_row_is_an_error():
     def hopeless(batch):
         raise MemoryError("always")

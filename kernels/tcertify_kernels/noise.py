@@ -26,10 +26,8 @@ MAX_STREAMS = 2**8
 MAX_ELEMENTS = 2**31
 
 _SMALLEST, _LARGEST = 2.0**-126, 2.0**127  # of float32: normal numbers, and room to spare
-_BLOCKS, _GROUPS_PER_THREAD = (
-    2**10,
-    8,
-)  # what fills a large device; and at most, where blocks abound
+_BLOCKS = 2**10  # fill a large device
+_GROUPS_PER_THREAD = 8  # at most, where there are blocks enough
 _BLOCKS_PER_THREAD = 2**14  # below this, starting a thread costs more than it saves
 
 
