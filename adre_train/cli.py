@@ -75,8 +75,8 @@ def _run(recipe: Recipe, data: Path | None, out: Path, resume: bool, workers: in
     import torch
     from torch import distributed
 
-    from adre_train.models import build
     from adre_train.train import train
+    from tcertify.classifiers.networks import build
     from tcertify.data import load
 
     device = torch.device("cpu")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from adre_train.models import build
 from adre_train.recipe import Recipe
 from adre_train.train import risk
+from tcertify.classifiers.networks import build
 
 #: Training images, their shape and the classes of each data set.
 DATA_SETS = {

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from tcertify.table import RunTable
+    from tcertify.runs.table import RunTable
 
 METHODS = ("certify", "t-certify", "joint")
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -49,12 +49,12 @@ def demo(
     click.echo(f"tcertify demo: digits, 8x8 pixels in [0, 1], Gaussian noise sigma = {sigma:g}")
     from safetensors.torch import save_file
 
-    from tcertify.cli_runs import progress_bar
+    from tcertify.cli.runs import progress_bar
     from tcertify.data import digits
-    from tcertify.engine import certify_dataset
-    from tcertify.export import export_table
-    from tcertify.plots import plot_certified_accuracy
-    from tcertify.verify import recertify_run
+    from tcertify.report.plots import plot_certified_accuracy
+    from tcertify.runs.engine import certify_dataset
+    from tcertify.runs.export import export_run
+    from tcertify.runs.verify import recertify_run
 
     out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
@@ -89,7 +89,7 @@ def demo(
     results = {method: recertify_run(run, method=method) for method in METHODS}
     click.echo(table(results))
     for method, result in results.items():
-        export_table(result, out / f"{method}.tsv", "tsv")
+        export_run(result, out / f"{method}.tsv", "tsv")
     curves = {m: (result.radius, result.predicted == result.label) for m, result in results.items()}
     plot_certified_accuracy(
         curves,
@@ -105,8 +105,8 @@ def train_digits(*, sigma: float, epochs: int, seed: int) -> nn.Module:
     import torch
 
     from adre_train import recipe
-    from adre_train.models import build
     from adre_train.train import train
+    from tcertify.classifiers.networks import build
     from tcertify.data import digits
 
     chosen = recipe.load("digits", [f"sigma={sigma}", f"epochs={epochs}", f"seed={seed}"])
@@ -119,8 +119,8 @@ def train_digits(*, sigma: float, epochs: int, seed: int) -> nn.Module:
 
 def table(results: Mapping[str, RunTable]) -> str:
     """Certified accuracy by radius, ACR and abstention of each method, and the last one's gain."""
-    from tcertify.curves import average_certified_radius, certified_accuracy
-    from tcertify.logs import format_down
+    from tcertify.logs.tsv import format_down
+    from tcertify.statistics.curves import average_certified_radius, certified_accuracy
 
     rows: dict[str, list[float]] = {}
     for method, result in results.items():

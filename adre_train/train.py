@@ -23,12 +23,12 @@ from tqdm import tqdm
 from adre_train import checkpoints
 from adre_train.attack import noisy_logits, pgd
 from adre_train.augment import Augmented
-from adre_train.models import check_state
 from adre_train.recipe import Recipe
 from adre_train.risk import adre_risk, radius_risk, stability
-from tcertify.certify import certify_counts
+from tcertify.certificates import certify_counts
+from tcertify.classifiers.networks import check_state
 from tcertify.data.dataset import Dataset
-from tcertify.sampling import ESTIMATION, SELECTION, Sampler
+from tcertify.sampling.sampler import ESTIMATION, SELECTION, Sampler
 
 History = list[dict[str, Any]]
 

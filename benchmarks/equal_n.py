@@ -31,7 +31,7 @@ def perceptron() -> nn.Module:
 
 def digits() -> nn.Module:
     """The demo's network."""
-    from tcertify.models import DigitsNet
+    from tcertify.classifiers.networks import DigitsNet
 
     return DigitsNet()
 
@@ -79,8 +79,8 @@ def main(name: str, execution: str = "float32") -> None:
 
     expected, first = timed(loop)
 
-    from tcertify.execution import Execution
-    from tcertify.sampling import ESTIMATION, Sampler
+    from tcertify.classifiers.execution import Execution
+    from tcertify.sampling.sampler import ESTIMATION, Sampler
 
     chosen = Execution(**EXECUTIONS[execution])  # type: ignore[arg-type]
     sampler = Sampler(network, 10, SIGMA, execution=chosen)

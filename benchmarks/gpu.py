@@ -122,7 +122,7 @@ class Suite:
         """The tests marked gpu."""
         command = [sys.executable, "-m", "pytest", "-q", *BARE_PYTEST, "-m", "gpu"]
         command += [] if self.bench.small else ["--require-gpu"]
-        return self._tool([*command, "tests/kernels", "tests/test_sampling.py"], 150)
+        return self._tool([*command, "tests/kernels", "tests/sampling"], 150)
 
     def sanitizer(self) -> Report:
         """What compute-sanitizer's memcheck and racecheck say of one launch of each kernel."""

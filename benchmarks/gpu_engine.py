@@ -20,8 +20,8 @@ from torch import nn
 
 from benchmarks.gpu_kernels import Bench, Report
 from benchmarks.implementations import SIGMA, ResidualNet, field_votes
-from tcertify.execution import Execution
-from tcertify.sampling import ESTIMATION, SELECTION, Sampler
+from tcertify.classifiers.execution import Execution
+from tcertify.sampling.sampler import ESTIMATION, SELECTION, Sampler
 
 FAST = Execution(dtype="bfloat16", channels_last=True)
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -35,7 +35,7 @@ NETWORKS = {
 
 def network(bench: Bench, name: str) -> nn.Module:
     """A network with random weights on the device; a small one in the rehearsal."""
-    from adre_train.models import build
+    from tcertify.classifiers.networks import build
 
     torch.manual_seed(0)
     made = ResidualNet(width=4, blocks=1) if bench.small else build(name, 10)
@@ -160,8 +160,8 @@ def busy_and_waits(events: list[dict[str, Any]]) -> Report:
 def data_set(bench: Bench, limit: float) -> Report:
     """Images certified with early stopping at n = 100,000: 500, or what `limit` seconds allow."""
     from tcertify.data.dataset import TensorDataset
-    from tcertify.engine import certify_dataset
-    from tcertify.table import read_table
+    from tcertify.runs.engine import certify_dataset
+    from tcertify.runs.table import read_run
 
     count, n, size = (3, 2000, 8) if bench.small else (500, 100_000, 32)
     model = network(bench, "cifar-resnet110")
@@ -191,7 +191,7 @@ def data_set(bench: Bench, limit: float) -> Report:
                 on_progress=watch,
             )
         seconds = time.perf_counter() - start
-        table = read_table(path)
+        table = read_run(path)
     return {
         "images": len(table.n),
         "of": count,

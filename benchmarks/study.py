@@ -34,7 +34,7 @@ from adre_train.recipe import Recipe
 from adre_train.train import train
 from tcertify import certify_counts
 from tcertify.data import digits
-from tcertify.sampling import ESTIMATION, SELECTION, Sampler
+from tcertify.sampling.sampler import ESTIMATION, SELECTION, Sampler
 
 SIGMAS = (0.25, 0.5, 1.0)
 LAMS = (0.1, 0.3)  # the ends of the paper's grid

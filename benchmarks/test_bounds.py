@@ -9,7 +9,7 @@ from scipy.special import betaincinv
 from statsmodels.stats.proportion import proportion_confint
 
 from tcertify.bounds import clopper_pearson_lower, multiclass_upper
-from tcertify.certify import certify_counts
+from tcertify.certificates import certify_counts
 
 N, ALPHA = 100_000, 0.001
 LOOPED = 2_000  # of the million, for the loop: its time a bound does not depend on how many

@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 
 from adre_train.demo import train_digits
 from benchmarks.equal_n import EXECUTIONS, NETWORKS
-from tcertify.certify import certify_counts
+from tcertify.certificates import certify_counts
 from tcertify.data import digits
-from tcertify.engine import certify_dataset
+from tcertify.runs.engine import certify_dataset
 
 SIGMA, N = 0.5, 10_000
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
@@ -60,7 +60,7 @@ import json, sys, time, torch
 from safetensors.torch import load_file
 from benchmarks.implementations import field_votes
 from tcertify.data import digits
-from tcertify.models import DigitsNet
+from tcertify.classifiers.networks import DigitsNet
 checkpoint, sigma, step = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
 torch.set_num_threads(1)
 network = DigitsNet().eval()
@@ -144,7 +144,7 @@ PEAK = """
 import sys, torch
 from torch import nn
 from tcertify.data.dataset import TensorDataset
-from tcertify.engine import certify_dataset
+from tcertify.runs.engine import certify_dataset
 torch.set_num_threads(1)
 torch.manual_seed(0)
 images, n, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]

@@ -13,9 +13,9 @@ import torch
 
 from adre_train import adre_risk
 from adre_train.attack import noisy_logits
-from adre_train.models import build
 from adre_train.recipe import Recipe
 from adre_train.train import risk
+from tcertify.classifiers.networks import build
 from tcertify_kernels import add_noise
 
 CUDA = torch.cuda.is_available()

@@ -1,15 +1,11 @@
-"""Robustness certificates for randomized-smoothed classifiers."""
+"""Robustness certificates for randomized-smoothed classifiers.
 
-from .certify import ABSTAIN as ABSTAIN
-from .certify import Certificates as Certificates
-from .certify import certify_counts as certify_counts
-from .engine import certify_dataset as certify_dataset
-from .engine import predict_dataset as predict_dataset
-from .export import export_table as export_table
-from .smooth import Certificate as Certificate
-from .smooth import Smooth as Smooth
-from .smooth import SmoothedClassifier as SmoothedClassifier
-from .smooth import predict_counts as predict_counts
-from .table import read_table as read_table
-from .verify import recertify_run as recertify_run
-from .verify import verify_run as verify_run
+The public names stand in the stub beside this file; each loads at its first use, torch with it
+where it needs torch.
+"""
+
+import lazy_loader as _lazy
+
+__version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

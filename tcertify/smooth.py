@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.special import betainc
+from numpy.typing import NDArray
 
-from tcertify._checks import check_alpha, check_whole, check_whole_array
-from tcertify.certify import ABSTAIN, GRID, certify_counts
+from tcertify._checks import check_alpha, check_whole
+from tcertify.certificates import ABSTAIN, GRID, certify_counts, predict_counts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tcertify.execution import BaseClassifier
-    from tcertify.sampling import Sampler
+    from tcertify.classifiers.execution import BaseClassifier
+    from tcertify.sampling.sampler import Sampler
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +98,7 @@ class SmoothedClassifier:
         batch_size: int | None = None,
         max_batch_size: int | None = None,
     ) -> None:
-        from tcertify.sampling import Sampler  # loads torch
+        from tcertify.sampling.sampler import Sampler  # loads torch
 
         self._sampler: Sampler = Sampler(
             base_classifier,
@@ -145,7 +144,7 @@ class SmoothedClassifier:
             x is a batch, not floating-point or not finite; arguments out of range; logits whose
             shape is not (B, num_classes).
         """
-        from tcertify.sampling import ESTIMATION, SELECTION, check_images
+        from tcertify.sampling.sampler import ESTIMATION, SELECTION, check_images
 
         n0, n = check_whole("n0", n0), check_whole("n", n)
         alpha = check_alpha(alpha)
@@ -204,7 +203,7 @@ class SmoothedClassifier:
         int64 array (S,)
             Classes; `ABSTAIN` (-1) where the vote is too close.
         """
-        from tcertify.sampling import PREDICTION, check_images
+        from tcertify.sampling.sampler import PREDICTION, check_images
 
         check_images(x)
         check_alpha(alpha)
@@ -295,33 +294,6 @@ class Smooth:
             seed=self.seed,
             max_batch_size=check_whole("batch_size", batch_size),
         )
-
-
-def predict_counts(counts: ArrayLike, alpha: float) -> NDArray[np.int64]:
-    """Return the class of most votes, or `ABSTAIN` where the vote is too close.
-
-    A class other than the most probable one is returned with probability at most `alpha`
-    (Hung and Fithian 2019).
-
-    Parameters
-    ----------
-    counts : array of whole numbers, shape (..., C)
-        Votes for each of C >= 2 classes.
-    alpha : float
-        Failure probability in (0, 1).
-
-    Examples
-    --------
-    >>> predict_counts([[80, 20, 0], [52, 48, 0]], alpha=0.001)
-    array([ 0, -1])
-    """
-    votes = check_whole_array("counts", counts)
-    alpha = check_alpha(alpha)
-    second, first = np.moveaxis(np.sort(votes, axis=-1)[..., -2:], -1, 0)
-    # P(Bin(m, 1/2) >= first), doubled; the factor keeps rounding in betainc on the safe side.
-    tail = betainc(np.maximum(first, 1), second + 1, 0.5)
-    p_value = np.where(first > second, 2 * tail * (1 + 1e-9), 1.0)
-    return np.where(p_value <= alpha, votes.argmax(-1), ABSTAIN)
 
 
 def _image_id(x: Tensor) -> int:

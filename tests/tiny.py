@@ -45,7 +45,7 @@ class SlowNetwork(Network):
 
 def certify_slowly(path):
     """A run of 60 images that takes about a second; a target for signals."""
-    from tcertify.engine import certify_dataset
+    from tcertify.runs.engine import certify_dataset
 
     # A suite that runs in the background of a script inherits an ignored SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)

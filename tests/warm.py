@@ -2,8 +2,8 @@
 
 import torch
 
-import tcertify.planning  # noqa: F401
-from tcertify.sampling import ESTIMATION, Sampler
+import tcertify.statistics.planning  # noqa: F401
+from tcertify.sampling.sampler import ESTIMATION, Sampler
 from tests.tiny import CLASSES, Network, images
 
 torch.set_num_threads(1)  # a fork must not inherit half a thread pool

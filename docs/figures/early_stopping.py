@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from tcertify.audit import smallest_counts
-from tcertify.certify import certify_counts
-from tcertify.logs import read_log
-from tcertify.sequential import Progress, Schedule, decide
+from tcertify.certificates import certify_counts
+from tcertify.logs.audit import smallest_counts
+from tcertify.logs.tsv import read_log
+from tcertify.statistics.stopping import Progress, Schedule, decide
 
 N, ALPHA, IMAGES, PATHS = 100_000, 0.001, 500, 3
 SCHEDULES = {

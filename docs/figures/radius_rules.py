@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tcertify.radius import l2_radius_lower
-from tcertify.rules import lecuyer_radius, li_radius
+from tcertify.statistics.comparison import lecuyer_radius, li_radius
 
 RULES = {
     "Cohen et al. 2019 (tight)": l2_radius_lower,

@@ -11,7 +11,7 @@ from math import factorial, prod
 import numpy as np
 from scipy.special import ndtri
 
-from tcertify.rules import sison_glaz_intervals
+from tcertify.statistics.comparison import sison_glaz_intervals
 
 
 def main() -> None:

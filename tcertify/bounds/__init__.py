@@ -1,7 +1,5 @@
 """Confidence bounds, each on the safe side of the exact real number. One bound a file."""
 
-from .clopper_pearson import clopper_pearson_lower as clopper_pearson_lower
-from .clopper_pearson import clopper_pearson_lower_complement as clopper_pearson_lower_complement
-from .clopper_pearson import clopper_pearson_upper as clopper_pearson_upper
-from .joint import joint_lower as joint_lower
-from .multiclass import multiclass_upper as multiclass_upper
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from adre_train.demo import METHODS, demo
-from tcertify.logs import read_log
+from tcertify.logs.tsv import read_log
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_the_logs_hold_what_was_certified(result):
 
 
 def test_the_picture_and_the_checkpoint_are_written(result):
-    from tcertify.models import load_model
+    from tcertify.classifiers.by_name import load_model
 
     out = result[1]
     assert (out / "certified_accuracy.png").read_bytes().startswith(b"\x89PNG")

@@ -3,8 +3,9 @@ import math
 
 import pytest
 
-from adre_train import models, recipe
+from adre_train import recipe
 from adre_train.recipe import Recipe
+from tcertify.classifiers import networks as models
 
 
 @pytest.mark.parametrize("name", recipe.names())

@@ -1,0 +1,30 @@
+from . import bounds as bounds
+from . import classifiers as classifiers
+from . import data as data
+from . import errors as errors
+from . import logs as logs
+from . import report as report
+from . import runs as runs
+from . import sampling as sampling
+from . import statistics as statistics
+from .certificates import ABSTAIN as ABSTAIN
+from .certificates import Certificates as Certificates
+from .certificates import certify_counts as certify_counts
+from .certificates import predict_counts as predict_counts
+from .classifiers import Execution as Execution
+from .errors import RunError as RunError
+from .errors import RunFileError as RunFileError
+from .errors import StoppedError as StoppedError
+from .errors import VoidCertificateError as VoidCertificateError
+from .runs import RunTable as RunTable
+from .runs import certify_dataset as certify_dataset
+from .runs import export_run as export_run
+from .runs import predict_dataset as predict_dataset
+from .runs import read_run as read_run
+from .runs import recertify_run as recertify_run
+from .runs import verify_run as verify_run
+from .smooth import Certificate as Certificate
+from .smooth import Smooth as Smooth
+from .smooth import SmoothedClassifier as SmoothedClassifier
+
+__version__: str

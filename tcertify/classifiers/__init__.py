@@ -1,0 +1,5 @@
+"""What f may be: base classifiers, how they run, and how they are loaded by name."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+"""The field's certification logs: read, written and audited."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

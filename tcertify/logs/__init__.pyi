@@ -1,0 +1,10 @@
+from .audit import Audit as Audit
+from .audit import LatticeFit as LatticeFit
+from .audit import audit_log as audit_log
+from .audit import recertify_log as recertify_log
+from .audit import smallest_counts as smallest_counts
+from .tsv import Log as Log
+from .tsv import LogError as LogError
+from .tsv import format_down as format_down
+from .tsv import read_log as read_log
+from .tsv import write_log as write_log

@@ -1,0 +1,1 @@
+from .plots import plot_certified_accuracy as plot_certified_accuracy

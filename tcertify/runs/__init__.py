@@ -1,0 +1,5 @@
+"""A whole data set certified into a run file, and what can be done with one."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -1,0 +1,262 @@
+"""The rounds of a run: groups of images are sampled, judged and written."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tcertify.errors import StoppedError
+from tcertify.runs.file import Row, RunWriter, encode_votes
+from tcertify.runs.images import Loaded
+from tcertify.runs.settings import Settings
+from tcertify.sampling.sampler import ESTIMATION, PREDICTION, SELECTION, Sampler, is_out_of_memory
+from tcertify.statistics.stopping import Progress, decide
+
+#: A round samples at least this many batches, so that its last, partial one does not matter.
+_ROUND_BATCHES = 16
+_MOST_IMAGES = 256
+_FAILURES_IN_A_ROW = 3
+
+
+@dataclass(eq=False)
+class _Image:
+    """An image at work, and its votes so far."""
+
+    loaded: Loaded
+    selection: NDArray[np.int64]
+    looks: list[NDArray[np.int64]] = field(default_factory=list)
+    radius: float = 0.0
+    best_look: int = -1
+    seconds: float = 0.0
+
+    @property
+    def top(self) -> int:
+        """The class that the selection sample chose; the lowest of several."""
+        return int(self.selection[:-1].argmax())
+
+
+class Rounds:
+    """Samples a group of images while the group before is judged, and writes what is done."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        settings: Settings,
+        writer: RunWriter,
+        planned: int,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self._sampler = sampler
+        self._settings = settings
+        self._writer = writer
+        self._planned = planned
+        self._on_progress = on_progress
+        self._failed: list[Row] = []
+
+    def certify(self, images: Iterator[Loaded]) -> None:
+        """Take images until there are no more; each ends as one row."""
+        going: deque[_Image] = deque()
+        judging: Future[tuple[list[Row], list[_Image]]] | None = None
+        with ThreadPoolExecutor(1, "tcertify_judge") as judge:
+            try:
+                while (group := self._group(going, images)) or judging:
+                    group = self._sampled(group)
+                    if judging:
+                        rows, more = judging.result()
+                        judging = None
+                        self._write(rows)
+                        going.extend(more)
+                    judging = judge.submit(self._judged, group) if group else None
+            finally:  # whatever ends the run, what is sampled is written
+                if judging:
+                    self._writer.add(judging.result()[0])
+        self._write(self._failed)
+
+    def _group(self, going: deque[_Image], images: Iterator[Loaded]) -> list[_Image]:
+        """Return images whose samples fill a round of batches: those at work, then new ones."""
+        group: list[_Image] = []
+        samples, enough = 0, _ROUND_BATCHES * (self._sampler.batch_size or 1)
+        while samples < enough and len(group) < _MOST_IMAGES:
+            image = going.popleft() if going else self._next(images)
+            if image is None:
+                break
+            group.append(image)
+            samples += self._to_come(image)
+        return group
+
+    def _next(self, images: Iterator[Loaded]) -> _Image | None:
+        """Return the next image that is whole; those that are not become rows."""
+        for loaded in images:
+            if loaded.error is None:
+                return _Image(loaded, np.zeros(self._settings.num_classes + 1, np.int64))
+            self._fail(loaded, loaded.error)
+        return None
+
+    def _to_come(self, image: _Image) -> int:
+        """Return how many samples an image needs up to its next look."""
+        first = self._settings.n0 if not image.looks else 0
+        return first + self._until(image) - self._seen(image)
+
+    def _seen(self, image: _Image) -> int:
+        return self._settings.looks[len(image.looks) - 1] if image.looks else 0
+
+    def _until(self, image: _Image) -> int:
+        return self._settings.looks[len(image.looks)]
+
+    def _sampled(self, group: list[_Image]) -> list[_Image]:
+        """Sample each image up to its next look; return those that did not fail."""
+        if not group:
+            return []
+        try:
+            self._sample(group)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            if len(group) > 1:  # find the image that fails
+                return [image for one in group for image in self._sampled([one])]
+            self._fail(group[0].loaded, f"{type(error).__name__}: {error}", error)
+            return []
+        self._write(self._failed)
+        self._failed = []
+        return group
+
+    def _sample(self, group: list[_Image]) -> None:
+        started = time.perf_counter()
+        shares = np.array([self._to_come(image) for image in group])
+        new = [image for image in group if not image.looks]
+        first = [self._settings.n0] * len(new)
+        selections: Sequence[NDArray[np.int64]] = []
+        if first:
+            selections = [*self._count(new, [0] * len(new), first, SELECTION)]
+        stream = PREDICTION if self._settings.predicts else ESTIMATION
+        votes = self._count(group, [*map(self._seen, group)], [*map(self._until, group)], stream)
+        for image, selection in zip(new, selections, strict=True):
+            image.selection = selection
+        seconds = (time.perf_counter() - started) * shares / shares.sum()
+        for image, vote, spent in zip(group, votes, seconds, strict=True):
+            image.looks.append(vote + image.looks[-1] if image.looks else vote)
+            image.seconds += float(spent)
+
+    def _count(
+        self, images: list[_Image], start: list[int], stop: list[int], stream: int
+    ) -> NDArray[np.int64]:
+        pixels = torch.stack([image.loaded.pixels for image in images])
+        ids = [image.loaded.idx for image in images]
+        return self._sampler.count(pixels, ids, start, stop, stream)
+
+    def _judged(self, group: list[_Image]) -> tuple[list[Row], list[_Image]]:
+        """Return the rows of the images that are done, and the images that need more samples."""
+        done = self._decided(group)
+        finished = [image for image, is_done in zip(group, done, strict=True) if is_done]
+        more = [image for image, is_done in zip(group, done, strict=True) if not is_done]
+        return self._rows(finished), more
+
+    def _decided(self, group: list[_Image]) -> NDArray[np.bool_]:
+        """Return which images need no more samples; note the best radius of each so far."""
+        settings = self._settings
+        look = np.array([len(image.looks) - 1 for image in group])
+        if settings.radii is None:
+            return np.ones(len(group), bool)
+        votes = np.array([image.looks[-1] for image in group])
+        tops = np.array([image.top for image in group])
+        progress = decide(
+            votes[:, :-1],
+            tops,
+            look,
+            schedule=settings.schedule,
+            sigma=settings.sigma,
+            radii=settings.radii,
+            method=settings.method,
+            invalid=votes[:, -1],
+            wanted=tops == [image.loaded.label for image in group],
+            so_far=Progress(
+                np.array([image.radius for image in group]),
+                np.array([image.best_look for image in group]),
+                np.zeros(len(group), bool),
+            ),
+        )
+        for image, radius, best in zip(group, progress.radius, progress.look, strict=True):
+            image.radius, image.best_look = float(radius), int(best)
+        done: NDArray[np.bool_] = progress.done
+        return done
+
+    def _rows(self, images: list[_Image]) -> list[Row]:
+        """Return the rows of finished images, certified at the best of their looks."""
+        if not images:
+            return []
+        looks = [
+            image.best_look if image.best_look >= 0 else len(image.looks) - 1 for image in images
+        ]
+        votes = np.array([image.looks[look] for image, look in zip(images, looks, strict=True)])
+        tops = np.array([image.top for image in images])
+        found = self._settings.certificates(votes, tops, np.array(looks))
+        return [
+            self._row(image, look, certificate)
+            for image, look, certificate in zip(images, looks, found, strict=True)
+        ]
+
+    def _row(self, image: _Image, look: int, certificate: Any) -> Row:
+        last, selected = image.looks[-1], image.selection[None][: self._settings.n0]
+        return Row(
+            idx=image.loaded.idx,
+            label=image.loaded.label,
+            predicted=int(certificate["label"]),
+            radius=float(certificate["radius"]),
+            p_a_lower=float(certificate["p_a"]),
+            p_b_upper=float(certificate["p_b"]),
+            **self._common(),
+            n=int(last.sum()),
+            look=look,
+            invalid=int(last[-1]),
+            selection=encode_votes(selected),
+            estimation=encode_votes(np.array(image.looks)),
+            seconds=image.seconds,
+        )
+
+    def _common(self) -> dict[str, Any]:
+        settings = self._settings
+        return {
+            name: getattr(settings, name) for name in ("method", "alpha", "sigma", "seed", "n0")
+        }
+
+    def _fail(self, loaded: Loaded, reason: str, error: Exception | None = None) -> None:
+        """Make an image that cannot be certified a row; after three exceptions in a row, stop."""
+        row = Row(
+            idx=loaded.idx,
+            label=loaded.label,
+            predicted=-1,
+            radius=0.0,
+            p_a_lower=0.0,
+            p_b_upper=1.0,
+            **self._common(),
+            n=0,
+            look=0,
+            invalid=0,
+            selection="[]",
+            estimation="[]",
+            seconds=0.0,
+            error=reason,
+        )
+        if loaded.excused:
+            self._write([row])
+            return
+        # Kept until another image succeeds: a resume tries them again.
+        self._failed.append(row)
+        if len(self._failed) == _FAILURES_IN_A_ROW:
+            raise StoppedError(
+                f"Stopped: {_FAILURES_IN_A_ROW} images in a row failed, image {row.idx} with"
+                f" {reason}. What was finished is in `{self._writer.path}`; resume continues it."
+            ) from error
+
+    def _write(self, rows: Iterable[Row]) -> None:
+        self._writer.add(rows)
+        if self._on_progress:
+            self._on_progress(len(self._writer.done), self._planned)

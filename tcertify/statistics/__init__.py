@@ -1,0 +1,5 @@
+"""What votes and certificates say about many images, before, during and after a run."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -1,0 +1,177 @@
+import hashlib
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from tcertify.classifiers import networks as models
+
+#: Of the names and shapes of torchvision 0.28's resnet50, in order.
+TORCHVISION_RESNET50 = "d7e4f8bb0a5363446a59c81c3887ccf66900a11651a0ae2dec96d1bb1eb6ea81"
+
+
+def names_and_shapes(model):
+    return "\n".join(f"{name} {tuple(t.shape)}" for name, t in model.state_dict().items())
+
+
+def published(model, wrapped):
+    """Return the model's parameters as the field saves them, under DataParallel or not."""
+    state = {}
+    for name, tensor in model.state_dict().items():
+        first, rest = name.split(".", 1)
+        state[f"{first}.module.{rest}" if wrapped else name] = tensor
+    return {"epoch": 90, "arch": "resnet", "state_dict": state, "optimizer": {"state": {}}}
+
+
+@pytest.fixture
+def small():
+    torch.manual_seed(0)
+    return models.build("cifar-resnet20", 10)
+
+
+@pytest.mark.parametrize(("depth", "parameters"), [(20, 272_474), (56, 855_770), (110, 1_730_714)])
+def test_the_cifar_networks_have_the_known_number_of_parameters(depth, parameters):
+    model = models.build(f"cifar-resnet{depth}", 10)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size[0] > 1]
+    assert len(convolutions) + 1 == depth
+
+
+def test_the_cifar_network_is_named_as_the_field_s_checkpoints_are(small):
+    names = set(small.state_dict())
+    assert {
+        "1.conv1.weight",
+        "1.bn1.running_mean",
+        "1.layer1.0.conv1.weight",
+        "1.layer2.0.downsample.0.weight",
+        "1.layer3.2.bn2.bias",
+        "1.fc.bias",
+    } < names
+    assert all(name.startswith("1.") for name in names)
+
+
+def test_resnet50_is_torchvision_s_key_for_key():
+    names = names_and_shapes(models.ResNet50())
+    assert hashlib.sha256(names.encode()).hexdigest() == TORCHVISION_RESNET50
+
+
+def test_resnet50_answers_as_torchvision_s_does():
+    resnet = pytest.importorskip("torchvision.models.resnet", reason="torchvision is not installed")
+    theirs, ours = resnet.resnet50().eval(), models.ResNet50().eval()
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(theirs(x), ours(x))
+
+
+def test_the_networks_give_one_logit_a_class():
+    with torch.no_grad():
+        cifar = models.build("cifar-resnet56", 7).eval()(torch.rand(2, 3, 32, 32))
+        imagenet = models.build("resnet50", 11).eval()(torch.rand(1, 3, 64, 64))
+    assert cifar.shape == (2, 7)
+    assert imagenet.shape == (1, 11)
+
+
+def test_the_first_layer_standardises_by_constants_that_are_no_state():
+    layer = models.Standardise([0.5, 0.25], [0.5, 0.125])
+    images = torch.stack([torch.full((3, 3), 0.75), torch.full((3, 3), 0.5)])[None]
+    assert torch.equal(layer(images)[0, :, 0, 0], torch.tensor([0.5, 2.0]))
+    assert not layer.state_dict()
+    assert {name for name, _ in layer.named_buffers()} == {"mean", "std"}
+
+
+def test_an_unknown_architecture_is_named_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"one of cifar-resnet20, .*digits, got 'vgg'\."):
+        models.build("vgg", 10)
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_published_checkpoint_loads_wrapped_in_data_parallel_or_not(small, tmp_path, wrapped):
+    path = tmp_path / "checkpoint.pth.tar"
+    torch.save(published(small, wrapped), path)
+    other = models.build("cifar-resnet20", 10)
+    models.load_published(other, path)
+    state = other.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in small.state_dict().items())
+
+
+def test_a_checkpoint_from_before_batches_were_counted_loads(small, tmp_path):
+    path = tmp_path / "old.pt"
+    state = {n: t for n, t in small.state_dict().items() if not n.endswith("batches_tracked")}
+    torch.save(state, path)
+    models.load_published(models.build("cifar-resnet20", 10), path)
+
+
+def test_safetensors_load(small, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file(small.state_dict(), path)
+    other = models.build("cifar-resnet20", 10)
+    models.load_published(other, path)
+    assert torch.equal(other[1].fc.weight, small[1].fc.weight)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "classes", "message"),
+    [
+        ("cifar-resnet56", 10, r"another architecture: it lacks \d+ of the model's \d+ entries"),
+        ("resnet50", 10, r"another architecture: it lacks"),
+        ("cifar-resnet20", 11, r"another architecture: it has other shapes for 2 of .*'1\.fc\.we"),
+    ],
+)
+def test_a_checkpoint_for_another_architecture_is_refused(
+    small, tmp_path, architecture, classes, message
+):
+    path = tmp_path / "checkpoint.pt"
+    torch.save(published(small, wrapped=True), path)
+    model = models.build(architecture, classes)
+    before = model.state_dict()["1.fc.weight"].clone()
+    with pytest.raises(ValueError, match=message):
+        models.load_published(model, path)
+    assert torch.equal(model.state_dict()["1.fc.weight"], before)
+
+
+def test_a_checkpoint_with_more_than_the_model_is_refused(small, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file({**small.state_dict(), "1.extra": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=r"it adds 1 .*'1\.extra'"):
+        models.load_published(models.build("cifar-resnet20", 10), path)
+
+
+def test_a_checkpoint_with_a_nan_weight_is_refused(small, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    small[1].fc.bias.data[3] = torch.nan
+    save_file(small.state_dict(), path)
+    with pytest.raises(ValueError, match=r"not finite, in '1\.fc\.bias'"):
+        models.load_published(models.build("cifar-resnet20", 10), path)
+
+
+@pytest.mark.parametrize("name", ["page.pt", "page.safetensors"])
+def test_a_file_that_is_no_checkpoint_is_named_with_its_size(small, tmp_path, name):
+    path = tmp_path / name
+    path.write_text("<html>404</html>")
+    with pytest.raises(ValueError, match=rf"{name} \(16 bytes\) is no checkpoint"):
+        models.load_published(small, path)
+
+
+def test_a_pickle_that_would_run_code_is_refused_unrun(small, tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (tmp_path.joinpath("ran").touch, ())
+
+    path = tmp_path / "hostile.pt"
+    torch.save(Payload(), path)
+    with pytest.raises(ValueError, match="is no checkpoint that can be read"):
+        models.load_published(small, path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_file_without_parameters_is_refused(small, tmp_path):
+    path = tmp_path / "list.pt"
+    torch.save([1, 2], path)
+    with pytest.raises(ValueError, match="holds no parameters by name"):
+        models.load_published(small, path)
+
+
+def test_a_missing_checkpoint_is_a_missing_file(small, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.pt"):
+        models.load_published(small, tmp_path / "absent.pt")

@@ -1,0 +1,317 @@
+"""Sampler: votes that depend on nothing but seed, image, sample and stream."""
+
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from tcertify.classifiers.execution import Execution
+from tcertify.sampling.sampler import ESTIMATION, SELECTION, Sampler
+
+IMAGES = torch.rand(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+
+
+def sampler(batch_size=64, seed=0):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    return Sampler(network, 3, 1.0, seed=seed, batch_size=batch_size)
+
+
+@given(
+    batch_size=st.integers(1, 200),
+    stops=st.lists(st.integers(0, 90), min_size=4, max_size=4),
+    order=st.permutations(range(4)),
+)
+def test_counts_do_not_depend_on_the_batches_or_the_order_of_images(batch_size, stops, order):
+    ids, stops, order = np.arange(10, 14), np.array(stops), list(order)
+    whole = sampler().count(IMAGES, ids, 0, stops, ESTIMATION)
+    assert whole.sum(1).tolist() == stops.tolist()
+    shuffled = sampler(batch_size).count(IMAGES[order], ids[order], 0, stops[order], ESTIMATION)
+    assert shuffled.tolist() == whole[order].tolist()
+
+
+@given(st.integers(0, 100))
+def test_a_range_is_the_sum_of_its_parts(cut):
+    ids = range(4)
+    whole = sampler().count(IMAGES, ids, 0, 100, ESTIMATION)
+    first = sampler().count(IMAGES, ids, 0, cut, ESTIMATION)
+    second = sampler().count(IMAGES, ids, cut, 100, ESTIMATION)
+    assert (first + second).tolist() == whole.tolist()
+
+
+def test_streams_and_seeds_draw_different_votes():
+    counts = [
+        sampler(seed=seed).count(IMAGES, range(4), 0, 5000, stream).tolist()
+        for seed in (0, 1)
+        for stream in (SELECTION, ESTIMATION)
+    ]
+    assert all(a != b for i, a in enumerate(counts) for b in counts[:i])
+
+
+def test_sample_ids_far_beyond_32_bits_are_drawn():
+    counts = sampler().count(IMAGES, range(4), 2**40, 2**40 + 50, ESTIMATION)
+    assert counts.sum(1).tolist() == [50] * 4
+
+
+def test_votes_are_those_of_a_plain_loop_with_the_same_noise():
+    """Against one forward pass over all noisy copies of one image."""
+    seen = []
+
+    def classifier(batch):
+        seen.append(batch.clone())
+        return batch.flatten(1)[:, :3]
+
+    counts = Sampler(classifier, 3, 0.5, batch_size=1000).count(IMAGES[:1], [5], 0, 800, ESTIMATION)
+    votes = torch.cat(seen).flatten(1)[:, :3].argmax(1)
+    assert counts[0, :3].tolist() == torch.bincount(votes, minlength=3).tolist()
+    noise = (torch.cat(seen) - IMAGES[0]) / 0.5
+    assert abs(float(noise.mean())) < 5 / np.sqrt(noise.numel())
+    assert abs(float(noise.std()) - 1) < 5 / np.sqrt(noise.numel())
+
+
+def test_nan_logits_in_one_of_a_thousand_rows_are_invalid_votes():
+    def classifier(batch):
+        logits = torch.zeros(len(batch), 3)
+        logits[::1000] = torch.nan
+        return logits
+
+    counts = Sampler(classifier, 3, 0.5, batch_size=1000).count(
+        IMAGES[:1], [0], 0, 3000, ESTIMATION
+    )
+    assert counts.tolist() == [[2997, 0, 0, 3]]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_classifier_runs_in_the_precision_and_layout_that_are_stated(dtype, channels_last):
+    seen = []
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(12, 3)
+
+        def forward(self, batch):
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            seen.append((batch.dtype, self.linear.weight.dtype))
+            assert batch.is_contiguous(memory_format=layout)
+            return self.linear(batch.flatten(1))
+
+    network = Network()
+    execution = Execution(dtype=dtype, channels_last=channels_last)
+    sampler = Sampler(network, 3, 0.5, execution=execution)
+    assert sampler.count(IMAGES, range(4), 0, 10, ESTIMATION).sum() == 40
+    assert set(seen) == {(execution.torch_dtype, execution.torch_dtype)}
+    assert network.linear.weight.dtype == torch.float32
+
+
+def test_the_surroundings_neither_change_the_run_nor_are_changed():
+    def classifier(batch):
+        assert not torch.is_autocast_enabled("cpu")
+        assert not torch.is_grad_enabled()
+        return batch.flatten(1)[:, :3]
+
+    precision = torch.backends.cuda.matmul.fp32_precision
+    with torch.autocast("cpu"):
+        Sampler(classifier, 3, 0.5).count(IMAGES, range(4), 0, 10, ESTIMATION)
+    assert torch.backends.cuda.matmul.fp32_precision == precision
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
+def test_compiled_code_gives_the_same_counts():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    plain, compiled = (
+        Sampler(network, 3, 0.5, batch_size=32, execution=Execution(compile=compile))
+        for compile in (False, True)
+    )
+    arguments = IMAGES, range(4), 0, [50, 20, 0, 31], ESTIMATION
+    assert compiled.count(*arguments).tolist() == plain.count(*arguments).tolist()
+    arguments = IMAGES[:2], [8, 9], [5, 90], [6, 100], ESTIMATION  # padding after fewer images
+    assert compiled.count(*arguments).tolist() == plain.count(*arguments).tolist()
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_running_out_of_memory_halves_the_batch_and_changes_no_count(error):
+    sizes = []
+
+    def tight(batch):
+        sizes.append(len(batch))
+        if len(batch) > 20:
+            raise error("too large")
+        return batch.flatten(1)[:, :3]
+
+    roomy = Sampler(lambda batch: batch.flatten(1)[:, :3], 3, 0.5, batch_size=100)
+    sampler = Sampler(tight, 3, 0.5, batch_size=100)
+    arguments = IMAGES, range(4), 0, [90, 10, 0, 33], ESTIMATION
+    assert sampler.count(*arguments).tolist() == roomy.count(*arguments).tolist()
+    assert sampler.batch_size == 12
+    assert sizes[:4] == [100, 50, 25, 12]
+
+
+def test_a_memory_limit_of_the_process_halves_the_batch():
+    code = """
+import resource, torch
+from tcertify.sampling.sampler import ESTIMATION, Sampler
+sampler = Sampler(lambda b: b.repeat(1, 400).sum(1, keepdim=True) * torch.ones(2), 2, 0.5,
+                  batch_size=4096)
+images = torch.zeros(1, 100)
+sampler.count(images, [0], 0, 8, ESTIMATION)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, resource.RLIM_INFINITY))
+assert sampler.count(images, [0], 0, 5000, ESTIMATION).sum() == 5000
+assert sampler.batch_size <= 2048, sampler.batch_size
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_memory_to_keep_costs_nothing_but_time(monkeypatch):
+    empty = torch.empty
+
+    def tight(*size, **options):
+        if options.get("dtype") is torch.uint8:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return empty(*size, **options)
+
+    monkeypatch.setattr(torch, "empty", tight)
+    kept = sampler(batch_size=50)
+    assert kept.count(IMAGES, range(4), 0, 100, ESTIMATION).sum() == 400
+    assert kept.batch_size == 50
+
+
+def test_memory_that_does_not_suffice_for_one_row_is_an_error():
+    def hopeless(batch):
+        raise MemoryError("always")
+
+    with pytest.raises(MemoryError):
+        Sampler(hopeless, 3, 0.5).count(IMAGES, range(4), 0, 10, ESTIMATION)
+
+
+@pytest.mark.parametrize("recording", ["succeeds", "fails"])
+def test_the_batches_before_a_graph_and_its_replays_count_each_sample_once(monkeypatch, recording):
+    """The order of work of a CUDA device, its graph replaced by the step that it would hold."""
+    stepped = []
+
+    class Graph:
+        def __init__(self, batch, stream):
+            self.replay = lambda: (stepped.append("replay"), batch._step(stream, batch._size))
+
+    def recorded(batch, stream):
+        if recording == "fails":
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return Graph(batch, stream)
+
+    def warm_up(batch, stream, rows):
+        for _ in itertools.islice(rows, 3):
+            stepped.append("warm up")
+            batch._step(stream, batch._size)
+
+    arguments = IMAGES, range(4), 0, [600, 1, 0, 333], ESTIMATION
+    expected = sampler(batch_size=1000).count(*arguments)
+    monkeypatch.setattr("tcertify.sampling.sampler._KERNEL_ELEMENTS", 0)
+    monkeypatch.setattr(Sampler, "fixed_shape", lambda self, images: True)
+    monkeypatch.setattr(
+        "tcertify.sampling.sampler._Batch._worth_a_graph", lambda self, stream, total: True
+    )
+    monkeypatch.setattr("tcertify.sampling.sampler._Batch._warm_up", warm_up)
+    monkeypatch.setattr("tcertify.sampling.sampler._Batch._recorded", recorded)
+    replaying = sampler(batch_size=64)
+    if recording == "fails":
+        with pytest.warns(UserWarning, match="No CUDA graph"):
+            assert replaying.count(*arguments).tolist() == expected.tolist()
+        assert stepped == ["warm up"] * 3
+    else:
+        assert replaying.count(*arguments).tolist() == expected.tolist()
+        assert stepped == ["warm up"] * 3 + ["replay"] * 12
+
+
+class Largest(nn.Module):
+    """Logits that no choice of algorithm for a batch size can move by a bit."""
+
+    def forward(self, batch):
+        return batch.flatten(1).view(-1, 3, 4).amax(2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_cuda_graph_gives_the_counts_of_single_launches_and_of_a_cpu(dtype):
+    execution, stops = Execution(dtype=dtype), [5000, 1, 0, 777]
+    graph = Sampler(Largest(), 3, 0.5, batch_size=64, execution=execution)
+    counts = graph.count(IMAGES.cuda(), range(4), 0, stops, ESTIMATION)
+    eager = Sampler(Largest(), 3, 0.5, batch_size=4096, execution=execution)
+    expected = eager.count(IMAGES.cuda(), range(4), 0, stops, ESTIMATION)
+    cpu = Sampler(Largest(), 3, 0.5, execution=execution)
+    assert counts.tolist() == expected.tolist()
+    assert counts.tolist() == cpu.count(IMAGES, range(4), 0, stops, ESTIMATION).tolist()
+    assert graph._batch.graphs.keys() == {ESTIMATION}
+    assert not eager._batch.graphs
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_graph_is_recorded_anew_unless_the_classifier_is_frozen(frozen):
+    class Shifted(Largest):
+        shift = 0
+
+        def forward(self, batch):
+            return super().forward(batch).roll(self.shift, 1)
+
+    classifier = Shifted()
+    sampler = Sampler(classifier, 3, 0.5, batch_size=64, frozen=frozen)
+    arguments = IMAGES[:1].cuda(), [0], 0, 5000, ESTIMATION
+    before = sampler.count(*arguments)[0]
+    classifier.shift = 1
+    after = sampler.count(*arguments)[0]
+    assert (after == before).all() == frozen
+
+
+@pytest.mark.gpu
+def test_a_classifier_that_no_graph_can_hold_is_launched_batch_by_batch():
+    class Waiting(Largest):
+        def forward(self, batch):
+            batch.amax().item()
+            return super().forward(batch)
+
+    arguments = IMAGES.cuda(), range(4), 0, 1000, ESTIMATION
+    sampler = Sampler(Waiting(), 3, 0.5, batch_size=64)
+    with pytest.warns(UserWarning, match="No CUDA graph"):
+        counts = sampler.count(*arguments)
+    assert sampler.count(*arguments).tolist() == counts.tolist()  # and not tried again
+    assert counts.tolist() == Sampler(Largest(), 3, 0.5).count(*arguments).tolist()
+
+
+@pytest.mark.gpu
+def test_the_host_does_not_wait_for_the_device_between_looks():
+    sampler = Sampler(Largest(), 3, 0.5, batch_size=64)
+    images = IMAGES.cuda()
+    sampler.count(images, range(4), 0, 1000, ESTIMATION)
+    batch = sampler._batch
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with sampler.execution.running(sampler.classifier, images.device):
+            for _ in range(20):
+                batch._step(ESTIMATION, 64)
+                batch.graphs[ESTIMATION].replay()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_ids": [2**32]}, "`image_ids` must be at most"),
+        ({"image_ids": [-1]}, "`image_ids` must be at least 0"),
+        ({"start": [-5]}, "`start` must be at least 0"),
+    ],
+)
+def test_bad_ranges_get_one_sentence(arguments, message):
+    call = {"image_ids": [0], "start": 0, "stop": 10, "stream": 0} | arguments
+    with pytest.raises(ValueError, match=message):
+        sampler().count(IMAGES[:1], **call)

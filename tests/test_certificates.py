@@ -1,0 +1,140 @@
+"""certify_counts: the published methods, their exact validity, and what they refuse."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import ndtri
+
+from tcertify import ABSTAIN, certify_counts
+from tcertify.bounds import clopper_pearson_lower, multiclass_upper
+from tcertify.certificates import GRID, METHODS
+from tests.reference import trinomial
+
+
+def test_certify_is_sigma_times_the_quantile_of_the_lower_bound():
+    result = certify_counts([[985, 10, 5]], [0], sigma=0.25, alpha=0.001, method="certify")
+    expected = 0.25 * ndtri(clopper_pearson_lower(985, 1000, 0.001))
+    assert result.radius[0] == pytest.approx(expected, rel=1e-12)
+    assert result.label[0] == 0
+    assert result.p_b_upper[0] == pytest.approx(1 - result.p_a_lower[0], rel=1e-12)
+
+
+def test_t_certify_is_the_published_algorithm():
+    counts, n, alpha, sigma = [700, 100, 150, 50], 1000, 0.001, 0.5
+    best = 0.0
+    for share in GRID:
+        p_a = clopper_pearson_lower(700, n, share * alpha)
+        p_b = 1 - p_a
+        if share < 1:
+            p_b = min(p_b, multiclass_upper(counts[1:], n, alpha - share * alpha))
+        if p_a > 0.5:
+            best = max(best, sigma / 2 * (ndtri(p_a) - ndtri(p_b)))
+    result = certify_counts(counts, 0, sigma=sigma, alpha=alpha, method="t-certify")
+    assert result.radius == pytest.approx(best, rel=1e-12)
+
+
+@given(st.data())
+def test_t_certify_is_never_below_certify(data):
+    classes = data.draw(st.integers(2, 12))
+    counts = data.draw(st.lists(st.integers(0, 3000), min_size=classes, max_size=classes))
+    counts[0] += 1
+    top = data.draw(st.integers(0, classes - 1))
+    alpha = data.draw(st.sampled_from([0.5, 0.05, 0.001, 1e-6]))
+    tight = certify_counts(counts, top, sigma=1.0, alpha=alpha, method="t-certify")
+    plain = certify_counts(counts, top, sigma=1.0, alpha=alpha, method="certify")
+    assert tight.radius >= plain.radius
+
+
+@pytest.mark.parametrize("n", [5, 12, 25, 40])
+def test_a_certificate_of_three_classes_fails_with_probability_at_most_alpha(n):
+    """Exact: over every outcome of (N_A, N_B, N_C), for many (p_A, p_B, p_C)."""
+    outcomes = np.array([(a, b, n - a - b) for a in range(n + 1) for b in range(n + 1 - a)])
+    shares = np.linspace(0.02, 0.98, 25)
+    results = {
+        (method, alpha): certify_counts(
+            outcomes, np.zeros(len(outcomes), int), sigma=2.0, alpha=alpha, method=method
+        )
+        for method in METHODS
+        for alpha in (0.3, 0.05, 0.001)
+    }
+    for p_a in shares:
+        for p_b in shares[shares < 1 - p_a + 1e-12]:
+            p = np.array([p_a, p_b, max(0.0, 1 - p_a - p_b)])
+            probability = trinomial(outcomes, p)
+            truth = ndtri(p_a) - ndtri(p[1:].max())
+            for (method, alpha), result in results.items():
+                fails = (result.label == 0) & (result.radius > truth)
+                assert probability[fails].sum() <= alpha * (1 + 1e-9), (method, alpha, p)
+
+
+def test_ties_and_minorities_abstain():
+    result = certify_counts([[50, 50], [10, 90], [100, 0]], [0, 0, 0], sigma=1.0)
+    assert result.label.tolist() == [ABSTAIN, ABSTAIN, 0]
+    assert result.radius[:2].tolist() == [0.0, 0.0]
+
+
+def test_invalid_votes_count_against_every_class():
+    clean = certify_counts([90, 10], 0, sigma=1.0)
+    lossy = certify_counts([90, 10], 0, sigma=1.0, invalid=20)
+    assert lossy.n == 120
+    assert lossy.p_a_lower < clean.p_a_lower
+    assert lossy.radius < clean.radius
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_votes_that_are_all_invalid_certify_nothing(method):
+    result = certify_counts([0, 0, 0], 0, sigma=1.0, method=method, invalid=1000)
+    assert (result.label, result.radius) == (ABSTAIN, 0.0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_permuting_classes_permutes_answers_and_sigma_scales_the_radius(method):
+    counts = np.array([[700, 200, 60, 40]])
+    order = np.array([2, 0, 3, 1])
+    here = certify_counts(counts, [0], sigma=1.0, method=method)
+    there = certify_counts(counts[:, order], [1], sigma=2.0, method=method)
+    assert there.label == 1
+    assert there.radius == pytest.approx(2 * here.radius, rel=1e-14)
+
+
+def test_shapes_follow_the_inputs():
+    counts = np.full((2, 3, 4), [900, 50, 30, 20])
+    result = certify_counts(counts, np.zeros((2, 3), int), sigma=1.0)
+    assert result.radius.shape == result.label.shape == result.n.shape == (2, 3)
+    assert len(result[0]) == 3
+    single = certify_counts(counts[0, 0], 0, sigma=1.0)
+    assert single.radius.shape == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sigma": 0}, "`sigma` must be positive and finite, got 0.0."),
+        ({"sigma": -1.0}, "`sigma` must be positive"),
+        ({"sigma": float("nan")}, "`sigma` must be positive"),
+        ({"sigma": "wide"}, "`sigma` must be a number, got 'wide'."),
+        ({"alpha": 1.5}, r"`alpha` must be in \(0, 1\), got 1.5."),
+        ({"alpha": 0}, r"`alpha` must be in \(0, 1\)"),
+        ({"alpha": float("nan")}, r"`alpha` must be in \(0, 1\)"),
+        ({"counts": [-1, 5]}, "`counts` must be at least 0, got -1."),
+        ({"counts": [0.5, 5]}, "`counts` must be whole numbers, got 0.5."),
+        ({"counts": [float("nan"), 5]}, "`counts` must be whole numbers, got nan."),
+        ({"counts": [0, 0]}, "got a sum of 0"),
+        ({"counts": [7]}, "at least 2 classes"),
+        ({"grid": (0.5, 1.5)}, r"`grid` must hold values in \(0, 1\], got 1.5."),
+        ({"grid": (0.0,)}, r"`grid` must hold values in \(0, 1\], got 0.0."),
+        ({"grid": ()}, r"`grid` must hold values in \(0, 1\], got none."),
+        ({"top": 2}, "`top` must be at most 1, got 2."),
+        ({"top": -1}, "`top` must be at least 0, got -1."),
+        ({"top": [0, 0]}, r"`top` must have shape \(\), got \(2,\)."),
+        ({"invalid": -1}, "`invalid` must be at least 0"),
+        ({"invalid": [1, 2]}, r"`invalid` must have shape \(\)"),
+        ({"method": "magic"}, "`method` must be one of .*, got 'magic'."),
+    ],
+)
+def test_bad_arguments_get_one_sentence(change, message):
+    arguments = {"counts": [90, 10], "top": 0, "sigma": 1.0} | change
+    counts, top = arguments.pop("counts"), arguments.pop("top")
+    with pytest.raises(ValueError, match=message):
+        certify_counts(counts, top, **arguments)
