@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from tcertify.data.dataset import Dataset
-from tcertify.data.imagenet import ImageFolders
+from tcertify.data.folders import ImageFolders
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -1,6 +1,9 @@
 from . import cifar10 as cifar10
 from . import digits as digits
+from . import folders as folders
 from . import imagenet as imagenet
+from .adapt import as_dataset as as_dataset
+from .arrays import from_arrays as from_arrays
 from .by_name import load as load
 from .dataset import Dataset as Dataset
 from .dataset import TensorDataset as TensorDataset

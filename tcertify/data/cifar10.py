@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import pickle
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +44,9 @@ class Cifar10:
     name: str
     records: tuple[NDArray[np.uint8], ...]
     num_classes: int = 10
+
+    #: Pixels are bytes.
+    levels = 255
 
     def __len__(self) -> int:
         return IMAGES_PER_FILE * len(self.records)
@@ -114,13 +119,15 @@ def _members(archive: Path, names: list[str]) -> Iterator[_Member]:
     """Yield the named files of a tar archive, in their order; no path of the archive is used."""
     found: dict[str, bytes] = {}
     try:
-        with tarfile.open(archive, "r:gz") as tar:
+        with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for entry in tar:
                 name = entry.name.removeprefix("./")
                 file = tar.extractfile(entry) if name in names and entry.isfile() else None
                 if file is not None:
                     found[name] = file.read(2 * IMAGES_PER_FILE * RECORD)
-    except (OSError, EOFError, tarfile.TarError) as error:
+            while stream.read(2**20):  # to the end, where gzip's checksum stands
+                pass
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         size = archive.stat().st_size
         raise ValueError(f"{archive} ({size} bytes) is truncated or no archive: {error}") from error
     for name in names:

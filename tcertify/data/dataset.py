@@ -26,6 +26,10 @@ class Dataset(Protocol):
     def num_classes(self) -> int:
         """The number of classes, those without an image in this split included."""
 
+    @property
+    def levels(self) -> int | None:
+        """Grey levels above 0 where every pixel is one of k / levels, else None."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
@@ -38,14 +42,30 @@ class Dataset(Protocol):
 class TensorDataset:
     """A `Dataset` held in memory.
 
-    `images` is (N, C, H, W), float32 in [0, 1] or uint8, of which 255 stands for 1; `labels` is
-    (N,) int64.
+    Parameters
+    ----------
+    name : str
+    num_classes : int
+    images : tensor (N, C, H, W)
+        float32 in [0, 1], or uint8, of which 255 stands for 1.
+    labels : int64 tensor (N,)
+    grey_levels : int, optional
+        Where `images` are floats that are all k / grey_levels, that number.
+    notes : tuple of str
+        What a user should know of how the images were read; stored with every run.
     """
 
     name: str
     num_classes: int
     images: Tensor
     labels: Tensor
+    grey_levels: int | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def levels(self) -> int | None:
+        """Grey levels above 0 where every pixel is one of k / levels, else None."""
+        return 255 if self.images.dtype == torch.uint8 else self.grey_levels
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -45,6 +45,7 @@ def load(split: str) -> TensorDataset:
         num_classes=10,
         images=torch.from_numpy(images),
         labels=torch.from_numpy(labels[chosen].astype(np.int64)),
+        grey_levels=16,
     )
 
 

@@ -225,3 +225,17 @@ def test_a_hostile_pickle_is_refused_unrun(tmp_path):
     with pytest.raises(ValueError, match="it asks for"):
         cifar10.load("test", tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+def test_no_flipped_bit_of_an_archive_gives_other_pixels(tmp_path):
+    archive = tmp_path / "cifar-10-binary.tar.gz"
+    WRITERS["binary-archive"](tmp_path)
+    whole, expected = archive.read_bytes(), cifar10.load("test", tmp_path).fingerprint()
+    damaged = 0
+    for at in range(40, len(whole), len(whole) // 25):
+        archive.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        try:
+            assert cifar10.load("test", tmp_path).fingerprint() == expected
+        except (ValueError, FileNotFoundError):
+            damaged += 1
+    assert damaged >= 20
