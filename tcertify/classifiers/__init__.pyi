@@ -1,6 +1,11 @@
+from .adapters import from_huggingface as from_huggingface
+from .adapters import from_jax as from_jax
+from .adapters import from_numpy as from_numpy
+from .adapters import from_onnx as from_onnx
+from .adapters import from_sklearn as from_sklearn
 from .by_name import load_model as load_model
 from .execution import Execution as Execution
 from .networks import DigitsNet as DigitsNet
-from .networks import Standardise as Standardise
 from .networks import build as build
 from .networks import load_published as load_published
+from .standardise import Standardise as Standardise

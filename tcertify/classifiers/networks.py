@@ -8,14 +8,14 @@ checkpoints of Cohen et al. (2019) and Salman et al. (2019); `load_published` re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from tcertify.classifiers.standardise import standardising_layer
 
 
 class DigitsNet(nn.Sequential):
@@ -32,25 +32,6 @@ class DigitsNet(nn.Sequential):
             nn.ReLU(),
             nn.Linear(64, 10),
         )
-
-
-class Standardise(nn.Module):
-    """Subtract the channels' means and divide by their standard deviations.
-
-    The constants move with the module but are no part of its state: published files lack them.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the standardised images, (N, C, H, W)."""
-        return (images - self.mean) / self.std
 
 
 class BasicBlock(nn.Module):
@@ -141,23 +122,97 @@ class ResNet50(nn.Module):
         return logits
 
 
-ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
-    "cifar-resnet20": lambda classes: _cifar(20, classes),
-    "cifar-resnet56": lambda classes: _cifar(56, classes),
-    "cifar-resnet110": lambda classes: _cifar(110, classes),
-    "resnet50": lambda classes: nn.Sequential(
-        Standardise(IMAGENET_MEAN, IMAGENET_STD), ResNet50(classes)
-    ),
-    "digits": lambda _: DigitsNet(),
+class CifarDenseNet(nn.Module):
+    """Huang et al.'s 40-layer densely connected network with bottlenecks and growth rate 12."""
+
+    def __init__(self, num_classes: int = 10, growth: int = 12, layers: int = 6) -> None:
+        super().__init__()
+        width = 2 * growth
+        self.features = nn.Sequential()
+        self.features.add_module("conv0", nn.Conv2d(3, width, 3, padding=1, bias=False))
+        for stage in (1, 2, 3):
+            block = nn.Sequential()
+            for layer in range(1, layers + 1):
+                block.add_module(f"layer{layer}", _DenseLayer(width, growth))
+                width += growth
+            self.features.add_module(f"block{stage}", block)
+            if stage < 3:
+                self.features.add_module(f"trans{stage}", nn.AvgPool2d(2))
+        self.features.add_module("norm_last", nn.BatchNorm2d(width))
+        self.classifier = nn.Linear(width, num_classes)
+        _initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, (N, num_classes)."""
+        logits: Tensor = self.classifier(self.features(x).relu().mean((2, 3)))
+        return logits
+
+
+class _DenseLayer(nn.Module):
+    """A 1x1 and a 3x3 convolution whose features are added as further channels."""
+
+    def __init__(self, width: int, growth: int) -> None:
+        super().__init__()
+        self.brc_1 = _norm_relu_conv(width, 4 * growth, 1)
+        self.brc_2 = _norm_relu_conv(4 * growth, growth, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.brc_2(self.brc_1(x))], 1)
+
+
+class LeNet(nn.Module):
+    """LeCun et al.'s network for grey images of 28x28 pixels, in its usual modern form."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 20, 5)
+        self.conv2 = nn.Conv2d(20, 50, 5)
+        self.fc1 = nn.Linear(4 * 4 * 50, 500)
+        self.fc2 = nn.Linear(500, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, (N, num_classes)."""
+        x = nn.functional.max_pool2d(self.conv1(x).relu(), 2)
+        x = nn.functional.max_pool2d(self.conv2(x).relu(), 2)
+        logits: Tensor = self.fc2(self.fc1(x.flatten(1)).relu())
+        return logits
+
+
+#: By name: the body, which takes standardised images, and how its images are standardised.
+ARCHITECTURES: dict[str, tuple[Callable[[int], nn.Module], str]] = {
+    "cifar-resnet20": (partial(CifarResNet, 20), "cifar10"),
+    "cifar-resnet56": (partial(CifarResNet, 56), "cifar10"),
+    "cifar-resnet110": (partial(CifarResNet, 110), "cifar10"),
+    "cifar-densenet40": (CifarDenseNet, "cifar10"),
+    "lenet": (LeNet, "none"),
+    "resnet50": (ResNet50, "imagenet"),
 }
 
 
-def build(architecture: str, num_classes: int) -> nn.Module:
-    """Return the named network with fresh weights, for images in [0, 1]."""
+def build(architecture: str, num_classes: int, normalize: str | None = None) -> nn.Module:
+    """Return the named network with fresh weights, for images in [0, 1].
+
+    Parameters
+    ----------
+    architecture : str
+        A name in `ARCHITECTURES`, or ``"digits"``.
+    num_classes : int
+    normalize : str, optional
+        How its first layer standardises the images, as in `standardising_layer`; without it, as
+        is usual for the architecture.
+
+    Raises
+    ------
+    ValueError
+        An unknown name.
+    """
+    if architecture == "digits":
+        return DigitsNet()
     if architecture not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
+        known = ", ".join((*ARCHITECTURES, "digits"))
         raise ValueError(f"`architecture` must be one of {known}, got {architecture!r}.")
-    return ARCHITECTURES[architecture](num_classes)
+    body, usual = ARCHITECTURES[architecture]
+    return nn.Sequential(standardising_layer(normalize or usual), body(num_classes))
 
 
 def load_published(model: nn.Module, path: str | Path) -> None:
@@ -221,8 +276,12 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _cifar(depth: int, num_classes: int) -> nn.Module:
-    return nn.Sequential(Standardise(CIFAR10_MEAN, CIFAR10_STD), CifarResNet(depth, num_classes))
+def _norm_relu_conv(inputs: int, outputs: int, size: int) -> nn.Sequential:
+    layers = nn.Sequential()
+    layers.add_module("norm", nn.BatchNorm2d(inputs))
+    layers.add_module("relu", nn.ReLU())
+    layers.add_module("conv", nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False))
+    return layers
 
 
 def _layer(

@@ -72,12 +72,36 @@ def test_the_networks_give_one_logit_a_class():
     assert imagenet.shape == (1, 11)
 
 
-def test_the_first_layer_standardises_by_constants_that_are_no_state():
-    layer = models.Standardise([0.5, 0.25], [0.5, 0.125])
-    images = torch.stack([torch.full((3, 3), 0.75), torch.full((3, 3), 0.5)])[None]
-    assert torch.equal(layer(images)[0, :, 0, 0], torch.tensor([0.5, 2.0]))
-    assert not layer.state_dict()
-    assert {name for name, _ in layer.named_buffers()} == {"mean", "std"}
+def test_the_densely_connected_network_is_named_as_the_field_s_checkpoints_are():
+    model = models.build("cifar-densenet40", 10).eval()
+    assert sum(p.numel() for p in model.parameters()) == 211_978
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert len(convolutions) + 1 == 38  # of the 40, the field's code leaves out the transitions'
+    assert {
+        "1.features.conv0.weight",
+        "1.features.block1.layer1.brc_1.norm.running_mean",
+        "1.features.block3.layer6.brc_2.conv.weight",
+        "1.features.norm_last.bias",
+        "1.classifier.weight",
+    } < set(model.state_dict())
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_lenet_takes_grey_images_of_28_pixels():
+    model = models.build("lenet", 10)
+    assert {"1.conv1.weight", "1.conv2.bias", "1.fc1.weight", "1.fc2.bias"} < set(
+        model.state_dict()
+    )
+    assert sum(p.numel() for p in model.parameters()) == 431_080
+    assert model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_another_standardisation_can_be_asked_for():
+    plain = models.build("cifar-resnet20", 10, "none")
+    assert torch.equal(plain[0](torch.ones(1, 3, 2, 2)), torch.ones(1, 3, 2, 2))
+    halves = models.build("cifar-resnet20", 10, "0.5,0.5,0.5/0.5,0.5,0.5")
+    assert torch.equal(halves[0](torch.ones(1, 3, 2, 2)), torch.ones(1, 3, 2, 2))
+    assert not plain[0].state_dict()
 
 
 def test_an_unknown_architecture_is_named_with_the_known_ones():
