@@ -126,7 +126,7 @@ class _SklearnClassifier(_ArrayClassifier):
             return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
         if hasattr(self.estimator, "predict_proba"):
             return np.asarray(self.estimator.predict_proba(rows))
-        return np.searchsorted(self.estimator.classes_, self.estimator.predict(rows))
+        return np.asarray(np.searchsorted(self.estimator.classes_, self.estimator.predict(rows)))
 
 
 class _OnnxClassifier(nn.Module):
