@@ -167,7 +167,7 @@ def certified(
     result = certify_counts(
         votes[:, :-1], top, sigma=recipe.sigma, method="certify", invalid=votes[:, -1]
     )
-    correct = result.label == np.array(labels)
+    correct = result.predicted == np.array(labels)
     return {
         "certified_accuracy": float(correct.mean()),
         "average_radius": float((result.radius * correct).mean()),

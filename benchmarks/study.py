@@ -129,7 +129,7 @@ def run(job: tuple[Arm, int, int]) -> dict[str, Any]:
         result = certify_counts(
             votes[:, :-1], top, sigma=recipe.sigma, alpha=ALPHA, method=method, invalid=votes[:, -1]
         )
-        radius = np.where(result.label == test.labels.numpy(), result.radius, -1.0)
+        radius = np.where(result.predicted == test.labels.numpy(), result.radius, -1.0)
         row[method] = {
             "certified": [round(float((radius >= r).mean()), 4) for r in GRID],
             "average_radius": round(float(radius.clip(0).mean()), 5),

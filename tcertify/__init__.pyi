@@ -26,5 +26,6 @@ from .runs import verify_run as verify_run
 from .smooth import Certificate as Certificate
 from .smooth import Smooth as Smooth
 from .smooth import SmoothedClassifier as SmoothedClassifier
+from .votes import Votes as Votes
 
 __version__: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def check_non_negative(name: str, value: Any) -> float:
     return real
 
 
-def check_alpha(value: Any, name: str = "alpha") -> float:
+def check_alpha(name: str, value: Any) -> float:
     """Return a failure probability as a float in (0, 1)."""
     real = check_real(name, value)
     if not 0 < real < 1:
@@ -61,7 +62,7 @@ def check_alpha(value: Any, name: str = "alpha") -> float:
     return real
 
 
-def check_alphas(value: ArrayLike, name: str = "alpha") -> NDArray[np.float64]:
+def check_alphas(name: str, value: ArrayLike) -> NDArray[np.float64]:
     """Return failure probabilities as a float64 array, each in (0, 1)."""
     array = _real_array(name, value)
     bad = ~((array > 0) & (array < 1))
@@ -86,6 +87,23 @@ def check_positives(name: str, value: ArrayLike) -> NDArray[np.float64]:
     if bad.any():
         raise ValueError(f"`{name}` must be positive and finite, got {array[bad].flat[0]}.")
     return array
+
+
+def check_non_negatives(name: str, value: ArrayLike) -> NDArray[np.float64]:
+    """Return a float64 array of finite numbers, each at least 0."""
+    array = _real_array(name, value)
+    bad = ~((array >= 0) & np.isfinite(array))
+    if bad.any():
+        raise ValueError(f"`{name}` must be at least 0 and finite, got {array[bad].flat[0]}.")
+    return array
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> str:
+    """Return `value`, which must be one of `choices`."""
+    for choice in choices:
+        if isinstance(value, str) and value == choice:
+            return choice
+    raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
 
 
 def check_whole_array(

@@ -10,17 +10,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc
 
-from tcertify._checks import check_alpha, check_positive, check_real, check_whole_array
-from tcertify.bounds import (
-    clopper_pearson_lower,
-    clopper_pearson_lower_complement,
-    clopper_pearson_upper,
-    joint_lower,
-    multiclass_upper,
+from tcertify._checks import (
+    check_alpha,
+    check_choice,
+    check_positive,
+    check_real,
+    check_whole_array,
 )
-from tcertify.radius import l2_radius_lower
+from tcertify.bounds import clopper_pearson, joint, multiclass
+from tcertify.radius import l2_radius_of_bounds, l2_radius_of_gap
+from tcertify.votes import Votes
 
-#: The label of a certificate that certifies nothing.
+#: What is predicted where nothing is certified.
 ABSTAIN = -1
 
 #: The published search grid of T-CERTIFY: alpha' as fractions of alpha.
@@ -29,14 +30,15 @@ GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 @dataclass(frozen=True, eq=False)
 class Certificates:
-    """What the counts of many inputs certify; every array has the shape of the inputs.
+    """What the votes of many inputs certify; every array has the shape of the inputs.
 
     With probability at least ``1 - alpha`` over the noise, per input, no perturbation of l2 norm
-    below ``radius`` changes the smoothed classifier's answer ``label``.
+    below ``radius`` changes the smoothed classifier's answer ``predicted``. For a single input
+    the arrays have shape ``()``; ``float(certificates.radius)`` is then its radius.
 
     Attributes
     ----------
-    label : array of int64
+    predicted : array of int64
         The certified class, or `ABSTAIN` (-1).
     radius : array of float64
         Certified l2 radius in the units of the input, rounded down; 0 where it abstains.
@@ -53,7 +55,7 @@ class Certificates:
         Standard deviation of the noise that the votes were cast under.
     """
 
-    label: NDArray[np.int64]
+    predicted: NDArray[np.int64]
     radius: NDArray[np.float64]
     p_a_lower: NDArray[np.float64]
     p_b_upper: NDArray[np.float64]
@@ -63,12 +65,13 @@ class Certificates:
     sigma: float
 
     def __len__(self) -> int:
-        return len(self.label)
+        return len(self.predicted)
 
     def __getitem__(self, index: Any) -> Certificates:
         """The certificates of a part of the inputs."""
-        arrays = ("label", "radius", "p_a_lower", "p_b_upper", "n")
-        return replace(self, **{name: getattr(self, name)[index] for name in arrays})
+        arrays = ("predicted", "radius", "p_a_lower", "p_b_upper", "n")
+        part: dict[str, Any] = {name: np.asarray(getattr(self, name)[index]) for name in arrays}
+        return replace(self, **part)
 
 
 def certify_counts(
@@ -114,8 +117,8 @@ def certify_counts(
     Raises
     ------
     ValueError
-        Counts negative, not whole or summing to 0; `top` outside [0, C); sigma, alpha or grid
-        out of range; an unknown method.
+        Counts negative, not whole or summing to 0 (or, for ``"joint"``, to more than 10^12);
+        `top` outside [0, C); sigma, alpha or grid out of range; an unknown method.
 
     Notes
     -----
@@ -124,21 +127,33 @@ def certify_counts(
     Examples
     --------
     >>> result = certify_counts([[5, 985, 10]], [1], sigma=0.5)
-    >>> result.label, result.radius.round(3)
+    >>> result.predicted, result.radius.round(3)
     (array([1]), array([0.965]))
     """
     sigma = check_positive("sigma", sigma)
-    alpha = check_alpha(alpha)
+    alpha = check_alpha("alpha", alpha)
     grid = _check_grid(grid)
-    if method not in METHODS:
-        raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}.")
-    votes = _split_votes(counts, top, invalid)
+    method = check_choice("method", method, METHODS)
+    votes = Votes.of(counts, top, invalid)
+    if method == "joint" and (votes.n > joint.MAX_SAMPLES).any():
+        raise ValueError(
+            f"`counts` must sum to at most {joint.MAX_SAMPLES} for the joint method, "
+            f"got {votes.n.max()}."
+        )
+    return certify_votes(votes, sigma=sigma, alpha=alpha, method=method, grid=grid)
+
+
+def certify_votes(
+    votes: Votes, *, sigma: float, alpha: float, method: str, grid: Sequence[float] = GRID
+) -> Certificates:
+    """`certify_counts` of votes and arguments that are known to be valid."""
     found = _METHODS[method](votes, sigma, alpha, grid)
     return Certificates(
-        label=np.where(found.radius > 0, votes.top, ABSTAIN),
-        radius=found.radius,
-        p_a_lower=found.p_a,
-        p_b_upper=found.p_b,
+        predicted=np.where(found.radius > 0, votes.top, ABSTAIN),
+        # One input makes some of NumPy's functions return a scalar.
+        radius=np.asarray(found.radius),
+        p_a_lower=np.asarray(found.p_a),
+        p_b_upper=np.asarray(found.p_b),
         n=votes.n,
         method=method,
         alpha=alpha,
@@ -165,19 +180,12 @@ def predict_counts(counts: ArrayLike, alpha: float) -> NDArray[np.int64]:
     array([ 0, -1])
     """
     votes = check_whole_array("counts", counts)
-    alpha = check_alpha(alpha)
+    alpha = check_alpha("alpha", alpha)
     second, first = np.moveaxis(np.sort(votes, axis=-1)[..., -2:], -1, 0)
     # P(Bin(m, 1/2) >= first), doubled; the factor keeps rounding in betainc on the safe side.
     tail = betainc(np.maximum(first, 1), second + 1, 0.5)
     p_value = np.where(first > second, 2 * tail * (1 + 1e-9), 1.0)
     return np.where(p_value <= alpha, votes.argmax(-1), ABSTAIN)
-
-
-class _Votes(NamedTuple):
-    top: NDArray[np.int64]
-    k_a: NDArray[np.int64]
-    others: NDArray[np.int64]
-    n: NDArray[np.int64]
 
 
 class _Bounds(NamedTuple):
@@ -186,68 +194,54 @@ class _Bounds(NamedTuple):
     radius: NDArray[np.float64]
 
 
-def _joint(votes: _Votes, sigma: float, alpha: float, _: tuple[float, ...]) -> _Bounds:
+def _joint(votes: Votes, sigma: float, alpha: float, _: Sequence[float]) -> _Bounds:
     """The whole of alpha on Phi^-1(p_A) - Phi^-1(p_B): docs/statistics.md."""
-    k_b = votes.others.max(-1)
-    t = joint_lower(votes.k_a, k_b, votes.n, alpha)
-    radius = np.where(t > 0, np.nextafter(sigma / 2 * t, -np.inf), 0.0)
-    p_a = clopper_pearson_lower(votes.k_a, votes.n, alpha)
-    return _Bounds(p_a, clopper_pearson_upper(k_b, votes.n, alpha), radius)
+    t = joint.lower(votes.k_a, votes.k_b, votes.n, np.broadcast_to(alpha, votes.n.shape))
+    k_a, k_b, n, level = _floats(votes.k_a, votes.k_b, votes.n, alpha)
+    p_a = clopper_pearson.lower(k_a, n, level)
+    p_b = clopper_pearson.upper(k_b, n, level)
+    return _Bounds(p_a, p_b, np.maximum(l2_radius_of_gap(t, sigma), 0.0))
 
 
-def _certify(votes: _Votes, sigma: float, alpha: float, _: tuple[float, ...]) -> _Bounds:
+def _certify(votes: Votes, sigma: float, alpha: float, _: Sequence[float]) -> _Bounds:
     """p_B = 1 - p_A: Cohen et al. 2019."""
     p_a, q_a = _bounds_of_top(votes, alpha)
     return _Bounds(p_a, q_a, _radius(p_a, q_a, q_a, sigma))
 
 
-def _t_certify(votes: _Votes, sigma: float, alpha: float, grid: tuple[float, ...]) -> _Bounds:
+def _t_certify(votes: Votes, sigma: float, alpha: float, grid: Sequence[float]) -> _Bounds:
     """The best split of alpha between p_A and p_B: Feng et al. 2020, Algorithm 2."""
     splits = [_split(votes, sigma, alpha, share) for share in grid]
-    best = np.argmax([split.radius for split in splits], axis=0)
-    return _Bounds(*(np.choose(best, column) for column in zip(*splits, strict=True)))
+    best = np.argmax([split.radius for split in splits], axis=0)[None]
+    columns = (np.stack(column) for column in zip(*splits, strict=True))
+    return _Bounds(*(np.take_along_axis(column, best, axis=0)[0] for column in columns))
 
 
-def _split(votes: _Votes, sigma: float, alpha: float, share: float) -> _Bounds:
-    if share == 1:
+def _split(votes: Votes, sigma: float, alpha: float, share: float) -> _Bounds:
+    spent = share * alpha
+    if spent == alpha:
         return _certify(votes, sigma, alpha, ())
-    p_a, q_a = _bounds_of_top(votes, share * alpha)
-    p_b = np.minimum(multiclass_upper(votes.others, votes.n, alpha - share * alpha), q_a)
+    p_a, q_a = _bounds_of_top(votes, spent)
+    n, level = _floats(votes.n, alpha - spent)
+    p_b = np.minimum(multiclass.upper(votes.others.astype(np.float64), n, level), q_a)
     return _Bounds(p_a, p_b, _radius(p_a, q_a, p_b, sigma))
 
 
-def _bounds_of_top(votes: _Votes, alpha: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _bounds_of_top(votes: Votes, alpha: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the lower bound of p_A and, with all its digits, the upper bound of 1 - p_A."""
-    return (
-        clopper_pearson_lower(votes.k_a, votes.n, alpha),
-        clopper_pearson_lower_complement(votes.k_a, votes.n, alpha),
-    )
+    k_a, n, level = _floats(votes.k_a, votes.n, alpha)
+    return clopper_pearson.lower(k_a, n, level), clopper_pearson.upper(n - k_a, n, level)
+
+
+def _floats(*arrays: ArrayLike) -> tuple[NDArray[np.float64], ...]:
+    return np.broadcast_arrays(*(np.asarray(array, dtype=np.float64) for array in arrays))
 
 
 def _radius(
     p_a: NDArray[np.float64], q_a: NDArray[np.float64], p_b: NDArray[np.float64], sigma: float
 ) -> NDArray[np.float64]:
     """Return sigma / 2 * (Phi^-1(p_A) - Phi^-1(p_B)), rounded down; 0 unless p_A > 0.5."""
-    return np.where(p_a > 0.5, l2_radius_lower(p_a, p_b, sigma, q_a_upper=q_a), 0.0)
-
-
-def _split_votes(counts: ArrayLike, top: ArrayLike, invalid: ArrayLike) -> _Votes:
-    votes = check_whole_array("counts", counts)
-    if votes.ndim == 0 or votes.shape[-1] < 2:
-        raise ValueError(f"`counts` must have at least 2 classes, got shape {votes.shape}.")
-    classes = votes.shape[-1]
-    tops = check_whole_array("top", top, maximum=classes - 1)
-    if tops.shape != votes.shape[:-1]:
-        raise ValueError(f"`top` must have shape {votes.shape[:-1]}, got {tops.shape}.")
-    lost = check_whole_array("invalid", invalid)
-    if lost.ndim and lost.shape != tops.shape:
-        raise ValueError(f"`invalid` must have shape {tops.shape}, got {lost.shape}.")
-    n = votes.sum(-1) + lost
-    if (n == 0).any():
-        raise ValueError("`counts` must hold at least one vote each, got a sum of 0.")
-    is_top = np.arange(classes) == tops[..., None]
-    others = votes[~is_top].reshape(*tops.shape, classes - 1)
-    return _Votes(tops, votes[is_top].reshape(tops.shape), others, n)
+    return np.where(p_a > 0.5, np.maximum(l2_radius_of_bounds(p_a, q_a, p_b, sigma), 0.0), 0.0)
 
 
 def _check_grid(grid: Sequence[float]) -> tuple[float, ...]:

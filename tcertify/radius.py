@@ -39,8 +39,7 @@ def normal_quantile_lower(p: ArrayLike) -> NDArray[np.float64]:
     >>> normal_quantile_lower(0.5)
     np.float64(0.0)
     """
-    z = ndtri(_checks.check_probabilities("p", p))
-    return z * (1 - np.sign(z) * _ROUNDING)
+    return _quantile(_checks.check_probabilities("p", p), down=True)[()]
 
 
 def normal_quantile_upper(p: ArrayLike) -> NDArray[np.float64]:
@@ -58,8 +57,7 @@ def normal_quantile_upper(p: ArrayLike) -> NDArray[np.float64]:
     ndarray of float64
         Shape of `p`.
     """
-    z = ndtri(_checks.check_probabilities("p", p))
-    return z * (1 + np.sign(z) * _ROUNDING)
+    return _quantile(_checks.check_probabilities("p", p), down=False)[()]
 
 
 def l2_radius_lower(
@@ -111,16 +109,40 @@ def l2_radius_lower(
     if (p_b == 0).any():
         raise ValueError("`p_b_upper` must be above 0, got 0.0.")
     scale = _checks.check_positives("sigma", sigma)
-    z_a = normal_quantile_lower(p_a)
-    arrays = {"p_a_lower": z_a, "p_b_upper": normal_quantile_upper(p_b), "sigma": scale}
+    arrays = {"p_a_lower": p_a, "p_b_upper": p_b, "sigma": scale}
     if q_a_upper is not None:
         q_a = _checks.check_probabilities("q_a_upper", q_a_upper)
         if (q_a == 0).any():
             raise ValueError("`q_a_upper` must be above 0, got 0.0.")
-        arrays["q_a_upper"] = -normal_quantile_upper(q_a)
-    z_a, z_b, scale, *z_q = _checks.check_broadcast(**arrays)
-    for z in z_q:
-        z_a = np.maximum(z_a, z)
-    gap = np.nextafter(z_a - z_b, -np.inf)
-    radius: NDArray[np.float64] = np.nextafter(gap * (scale / 2), -np.inf)
-    return radius[()]
+        arrays["q_a_upper"] = q_a
+    p_a, p_b, scale, *rest = _checks.check_broadcast(**arrays)
+    return l2_radius_of_bounds(p_a, rest[0] if rest else None, p_b, scale)[()]
+
+
+def l2_radius_of_bounds(
+    p_a: NDArray[np.float64],
+    q_a: NDArray[np.float64] | None,
+    p_b: NDArray[np.float64],
+    sigma: NDArray[np.float64] | float,
+) -> NDArray[np.float64]:
+    """`l2_radius_lower` of valid arguments."""
+    z_a = _quantile(p_a, down=True)
+    if q_a is not None:
+        z_a = np.maximum(z_a, -_quantile(q_a, down=False))
+    return l2_radius_of_gap(np.nextafter(z_a - _quantile(p_b, down=False), -np.inf), sigma)
+
+
+def l2_radius_of_gap(
+    gap: NDArray[np.float64], sigma: NDArray[np.float64] | float
+) -> NDArray[np.float64]:
+    """A radius at most sigma / 2 times a gap Phi^-1(p_A) - Phi^-1(p_B); input is valid here."""
+    # Half a gap is exact; half a sigma is not, where sigma is as small as floats get.
+    radius: NDArray[np.float64] = np.nextafter(gap / 2 * sigma, -np.inf)
+    return radius
+
+
+def _quantile(p: NDArray[np.float64], *, down: bool) -> NDArray[np.float64]:
+    """Phi^-1(p), moved by more than the error of scipy's own to the side named."""
+    z = np.asarray(ndtri(p))
+    moved: NDArray[np.float64] = z * (1 - np.sign(z) * (_ROUNDING if down else -_ROUNDING))
+    return moved

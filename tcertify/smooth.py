@@ -147,7 +147,7 @@ class SmoothedClassifier:
         from tcertify.sampling.sampler import ESTIMATION, SELECTION, check_images
 
         n0, n = check_whole("n0", n0), check_whole("n", n)
-        alpha = check_alpha(alpha)
+        alpha = check_alpha("alpha", alpha)
         check_images(x)
         if not 1 <= x.ndim <= 3:
             raise ValueError(f"`x` must be one image (C, H, W), got shape {tuple(x.shape)}.")
@@ -166,7 +166,7 @@ class SmoothedClassifier:
             invalid=invalid,
         )
         return Certificate(
-            label=int(result.label),
+            label=int(result.predicted),
             radius=float(result.radius),
             p_a_lower=float(result.p_a_lower),
             p_b_upper=float(result.p_b_upper),
@@ -206,7 +206,7 @@ class SmoothedClassifier:
         from tcertify.sampling.sampler import PREDICTION, check_images
 
         check_images(x)
-        check_alpha(alpha)
+        check_alpha("alpha", alpha)
         ids = [_image_id(image) for image in x]
         votes = self._sampler.count(x, ids, 0, check_whole("n", n), PREDICTION)
         return predict_counts(votes[:, :-1], alpha)

@@ -1,14 +1,16 @@
 """certify_counts: the published methods, their exact validity, and what they refuse."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ndtri
 
-from tcertify import ABSTAIN, certify_counts
+from tcertify import ABSTAIN, Votes, certify_counts
 from tcertify.bounds import clopper_pearson_lower, multiclass_upper
-from tcertify.certificates import GRID, METHODS
+from tcertify.certificates import GRID, METHODS, certify_votes
 from tests.reference import trinomial
 
 
@@ -16,7 +18,7 @@ def test_certify_is_sigma_times_the_quantile_of_the_lower_bound():
     result = certify_counts([[985, 10, 5]], [0], sigma=0.25, alpha=0.001, method="certify")
     expected = 0.25 * ndtri(clopper_pearson_lower(985, 1000, 0.001))
     assert result.radius[0] == pytest.approx(expected, rel=1e-12)
-    assert result.label[0] == 0
+    assert result.predicted[0] == 0
     assert result.p_b_upper[0] == pytest.approx(1 - result.p_a_lower[0], rel=1e-12)
 
 
@@ -64,13 +66,13 @@ def test_a_certificate_of_three_classes_fails_with_probability_at_most_alpha(n):
             probability = trinomial(outcomes, p)
             truth = ndtri(p_a) - ndtri(p[1:].max())
             for (method, alpha), result in results.items():
-                fails = (result.label == 0) & (result.radius > truth)
+                fails = (result.predicted == 0) & (result.radius > truth)
                 assert probability[fails].sum() <= alpha * (1 + 1e-9), (method, alpha, p)
 
 
 def test_ties_and_minorities_abstain():
     result = certify_counts([[50, 50], [10, 90], [100, 0]], [0, 0, 0], sigma=1.0)
-    assert result.label.tolist() == [ABSTAIN, ABSTAIN, 0]
+    assert result.predicted.tolist() == [ABSTAIN, ABSTAIN, 0]
     assert result.radius[:2].tolist() == [0.0, 0.0]
 
 
@@ -85,7 +87,7 @@ def test_invalid_votes_count_against_every_class():
 @pytest.mark.parametrize("method", METHODS)
 def test_votes_that_are_all_invalid_certify_nothing(method):
     result = certify_counts([0, 0, 0], 0, sigma=1.0, method=method, invalid=1000)
-    assert (result.label, result.radius) == (ABSTAIN, 0.0)
+    assert (result.predicted, result.radius) == (ABSTAIN, 0.0)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -94,14 +96,14 @@ def test_permuting_classes_permutes_answers_and_sigma_scales_the_radius(method):
     order = np.array([2, 0, 3, 1])
     here = certify_counts(counts, [0], sigma=1.0, method=method)
     there = certify_counts(counts[:, order], [1], sigma=2.0, method=method)
-    assert there.label == 1
+    assert there.predicted == 1
     assert there.radius == pytest.approx(2 * here.radius, rel=1e-14)
 
 
 def test_shapes_follow_the_inputs():
     counts = np.full((2, 3, 4), [900, 50, 30, 20])
     result = certify_counts(counts, np.zeros((2, 3), int), sigma=1.0)
-    assert result.radius.shape == result.label.shape == result.n.shape == (2, 3)
+    assert result.radius.shape == result.predicted.shape == result.n.shape == (2, 3)
     assert len(result[0]) == 3
     single = certify_counts(counts[0, 0], 0, sigma=1.0)
     assert single.radius.shape == ()
@@ -138,3 +140,45 @@ def test_bad_arguments_get_one_sentence(change, message):
     counts, top = arguments.pop("counts"), arguments.pop("top")
     with pytest.raises(ValueError, match=message):
         certify_counts(counts, top, **arguments)
+
+
+def test_votes_known_to_be_valid_give_the_same_certificates():
+    counts, top, invalid = [[700, 200, 60], [10, 5, 900]], [0, 2], [40, 0]
+    for method in METHODS:
+        public = certify_counts(counts, top, sigma=0.5, alpha=0.01, method=method, invalid=invalid)
+        votes = Votes.of(counts, top, invalid)
+        inner = certify_votes(votes, sigma=0.5, alpha=0.01, method=method)
+        for name in ("predicted", "radius", "p_a_lower", "p_b_upper", "n"):
+            np.testing.assert_array_equal(getattr(inner, name), getattr(public, name))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_input_gets_arrays_without_axes(method):
+    one = certify_counts([900, 50, 50], 0, sigma=1.0, method=method)
+    many = certify_counts([[900, 50, 50]], [0], sigma=1.0, method=method)
+    for name in ("predicted", "radius", "p_a_lower", "p_b_upper", "n"):
+        assert isinstance(getattr(one, name), np.ndarray)
+        assert getattr(one, name).shape == ()
+        assert getattr(many[0], name).shape == ()
+        assert getattr(one, name) == getattr(many, name)[0]
+
+
+def test_a_grid_of_a_hundred_splits_is_searched():
+    grid = np.arange(1, 101) / 100
+    fine = certify_counts([700, 200, 100], 0, sigma=1.0, method="t-certify", grid=grid)
+    usual = certify_counts([700, 200, 100], 0, sigma=1.0, method="t-certify")
+    assert fine.radius >= usual.radius
+
+
+def test_more_votes_than_the_joint_bound_serves_are_refused():
+    with pytest.raises(ValueError, match="must sum to at most 1000000000000 for the joint"):
+        certify_counts([10**12, 1], 0, sigma=1.0)
+    assert certify_counts([10**12, 1], 0, sigma=1.0, method="certify").radius > 0
+
+
+def test_a_sigma_among_the_smallest_floats_rounds_radii_down():
+    for sigma in (5e-324, 1.5e-323, 5e-323):
+        for method in METHODS:
+            result = certify_counts([10**6, 0], 0, sigma=sigma, method=method)
+            exact = Fraction(sigma) * Fraction(float(-ndtri(-np.expm1(np.log(1e-3) / 1e6))))
+            assert 0 <= Fraction(float(result.radius)) <= exact

@@ -38,3 +38,17 @@ def test_counts_above_the_exact_floats_are_refused():
 def test_shapes_that_do_not_broadcast_are_named():
     with pytest.raises(ValueError, match=r"`k` \(2,\), `n` \(3,\)"):
         _checks.check_broadcast(k=np.zeros(2), n=np.zeros(3))
+
+
+def test_numbers_below_0_and_what_is_infinite_are_refused_where_radii_are_asked_for():
+    assert _checks.check_non_negatives("radii", [0, 0.5]).tolist() == [0.0, 0.5]
+    for bad in (-1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match=r"^`radii` must be at least 0 and finite, got "):
+            _checks.check_non_negatives("radii", [0.5, bad])
+
+
+@pytest.mark.parametrize("value", ["magic", None, 3, ["joint"]])
+def test_a_choice_that_is_not_offered_is_refused_with_those_that_are(value):
+    assert _checks.check_choice("method", "joint", ("joint", "certify")) == "joint"
+    with pytest.raises(ValueError, match=r"^`method` must be one of joint, certify, got "):
+        _checks.check_choice("method", value, ("joint", "certify"))

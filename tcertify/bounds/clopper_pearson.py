@@ -56,7 +56,7 @@ def clopper_pearson_lower(k: ArrayLike, n: ArrayLike, alpha: ArrayLike) -> NDArr
     >>> clopper_pearson_lower([0, 10], 10, 0.5)
     array([0.        , 0.93303299])
     """
-    return _lower(*_checked(k, n, alpha))
+    return lower(*_checked(k, n, alpha))[()]
 
 
 def clopper_pearson_upper(k: ArrayLike, n: ArrayLike, alpha: ArrayLike) -> NDArray[np.float64]:
@@ -80,7 +80,7 @@ def clopper_pearson_upper(k: ArrayLike, n: ArrayLike, alpha: ArrayLike) -> NDArr
     >>> clopper_pearson_upper(0, 100_000, 0.001)
     np.float64(6.90751669906...e-05)
     """
-    return _upper(*_checked(k, n, alpha))
+    return upper(*_checked(k, n, alpha))[()]
 
 
 def clopper_pearson_lower_complement(
@@ -107,13 +107,13 @@ def clopper_pearson_lower_complement(
     np.float64(6.93147180319...e-10)
     """
     successes, samples, level = _checked(k, n, alpha)
-    return _upper(samples - successes, samples, level)
+    return upper(samples - successes, samples, level)[()]
 
 
 def _checked(k: ArrayLike, n: ArrayLike, alpha: ArrayLike) -> tuple[Floats, Floats, Floats]:
     samples = _checks.check_whole_array("n", n, minimum=1)
     successes = _checks.check_whole_array("k", k)
-    levels = _checks.check_alphas(alpha)
+    levels = _checks.check_alphas("alpha", alpha)
     successes, samples, levels = _checks.check_broadcast(k=successes, n=samples, alpha=levels)
     bad = successes > samples
     if bad.any():
@@ -123,22 +123,24 @@ def _checked(k: ArrayLike, n: ArrayLike, alpha: ArrayLike) -> tuple[Floats, Floa
     return successes.astype(np.float64), samples.astype(np.float64), levels
 
 
-def _lower(k: Floats, n: Floats, alpha: Floats) -> Floats:
+def lower(k: Floats, n: Floats, alpha: Floats) -> Floats:
+    """`clopper_pearson_lower` of valid arguments: float64 arrays of one shape."""
     bound = np.zeros(k.shape)
     high = _lies_above_half(k, n, alpha)
     bound[high] = np.nextafter(1 - _small_upper(n[high] - k[high], n[high], alpha[high]), 0)
     low = ~high & (k > 0)
     bound[low] = _small_lower(k[low], n[low], alpha[low])
-    return bound[()]
+    return bound
 
 
-def _upper(k: Floats, n: Floats, alpha: Floats) -> Floats:
+def upper(k: Floats, n: Floats, alpha: Floats) -> Floats:
+    """`clopper_pearson_upper` of valid arguments: float64 arrays of one shape."""
     bound = np.ones(k.shape)
     low = _lies_above_half(n - k, n, alpha)
     bound[low] = _small_upper(k[low], n[low], alpha[low])
     high = ~low & (k < n)
     bound[high] = np.nextafter(1 - _small_lower(n[high] - k[high], n[high], alpha[high]), 1)
-    return bound[()]
+    return bound
 
 
 def _lies_above_half(k: Floats, n: Floats, alpha: Floats) -> NDArray[np.bool_]:

@@ -72,29 +72,50 @@ def joint_lower(
         k_a=check_whole_array("k_a", k_a),
         k_b=check_whole_array("k_b", k_b),
         n=check_whole_array("n", n, minimum=1, maximum=MAX_SAMPLES),
-        alpha=check_alphas(alpha),
+        alpha=check_alphas("alpha", alpha),
     )
-    a, b, samples, level = (array.ravel() for array in shaped)
+    a, b, samples, level = shaped
     over = a + b > samples
     if over.any():
-        i = int(np.argmax(over))
-        raise ValueError(f"`k_a` + `k_b` must be at most `n`, got {a[i]} + {b[i]} > {samples[i]}.")
-    order = np.lexsort((level, samples, b, a))
-    rows = [array[order] for array in (a, b, samples, level)]
-    new = np.ones(len(order), dtype=bool)
-    new[1:] = np.any([array[1:] != array[:-1] for array in rows], axis=0)
-    bound = np.empty(len(order))
-    bound[order] = _distinct(*(array[new] for array in rows))[np.cumsum(new) - 1]
-    return bound.reshape(shaped[0].shape)[()]
+        got = f"{a[over][0]} + {b[over][0]} > {samples[over][0]}"
+        raise ValueError(f"`k_a` + `k_b` must be at most `n`, got {got}.")
+    return lower(a, b, samples, level)[()]
+
+
+def lower(
+    k_a: NDArray[np.int64],
+    k_b: NDArray[np.int64],
+    n: NDArray[np.int64],
+    alpha: NDArray[np.float64],
+    *,
+    order: float | None = None,
+) -> NDArray[np.float64]:
+    """`joint_lower` of valid arguments: arrays of one shape, k_a and k_b and n of int64.
+
+    With `order` the outcomes are ranked as at that level, not at `alpha`. The bound is as valid,
+    and the exact bound then grows with `alpha`, which Holm's step-down test needs.
+    """
+    a, b, samples, level = k_a.ravel(), k_b.ravel(), n.ravel(), alpha.ravel()
+    rows = np.lexsort((level, samples, b, a))
+    new = np.ones(len(rows), dtype=bool)
+    new[1:] = np.any([np.diff(column[rows]) != 0 for column in (a, b, samples, level)], axis=0)
+    one = rows[new]
+    # The ordering may be anything that depends on n and alpha alone.
+    z = np.maximum(-ndtri(level[one] if order is None else np.full(len(one), order)), 0.0)
+    bound = np.empty(len(rows))
+    bound[rows] = _distinct(a[one], b[one], samples[one], level[one], z)[np.cumsum(new) - 1]
+    return bound.reshape(k_a.shape)
 
 
 def _distinct(
-    k_a: NDArray[np.int64], k_b: NDArray[np.int64], n: NDArray[np.int64], alpha: NDArray[np.float64]
+    k_a: NDArray[np.int64],
+    k_b: NDArray[np.int64],
+    n: NDArray[np.int64],
+    alpha: NDArray[np.float64],
+    z: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     from ._joint_kernel import joint_rows  # numba loads here, not on import
 
-    # The ordering may be anything that depends on n and alpha alone.
-    z = np.maximum(-ndtri(alpha), 0.0)
     out = np.empty(len(k_a))
     starts = range(0, len(out), _CHUNK)
 

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc, betaincc
 
 from tcertify import _checks
+from tcertify.bounds import clopper_pearson
 from tcertify.bounds._binomial import (
     Floats,
     Solution,
@@ -19,7 +20,6 @@ from tcertify.bounds._binomial import (
     relative_error,
     solve,
 )
-from tcertify.bounds.clopper_pearson import clopper_pearson_lower, clopper_pearson_upper
 
 _NEGLIGIBLE = 1e-17  # a thousand such parts of alpha are far below the error of the tails
 _BLOCK = 1 << 15  # counts at a time, whose temporaries stay in the cache
@@ -65,7 +65,11 @@ def multiclass_upper(counts: ArrayLike, n: ArrayLike, alpha: ArrayLike) -> NDArr
     >>> float(multiclass_upper([100, 100], 1000, 0.001).round(6))
     0.134775
     """
-    table, samples, levels = _checked(counts, n, alpha)
+    return upper(*_checked(counts, n, alpha))[()]
+
+
+def upper(table: Floats, samples: Floats, levels: Floats) -> Floats:
+    """`multiclass_upper` of valid arguments: float64 arrays (..., C - 1), (...) and (...)."""
     rows = np.sort(table.reshape(-1, table.shape[-1]), axis=1)[:, ::-1]
     flat_n, flat_alpha = samples.ravel(), levels.ravel()
     bound = np.ones(samples.size)
@@ -74,13 +78,13 @@ def multiclass_upper(counts: ArrayLike, n: ArrayLike, alpha: ArrayLike) -> NDArr
     for first in range(0, open_rows.size, step):
         at = open_rows[first : first + step]
         bound[at] = _bound(rows[at], flat_n[at], flat_alpha[at])
-    return bound.reshape(samples.shape)[()]
+    return bound.reshape(samples.shape)
 
 
 def _checked(counts: ArrayLike, n: ArrayLike, alpha: ArrayLike) -> tuple[Floats, Floats, Floats]:
     samples = _checks.check_whole_array("n", n, minimum=1)
     table = _checks.check_whole_array("counts", counts)
-    levels = _checks.check_alphas(alpha)
+    levels = _checks.check_alphas("alpha", alpha)
     if table.ndim == 0 or table.shape[-1] == 0:
         raise ValueError(f"`counts` must have shape (..., C - 1) with C > 1, got {table.shape}.")
     top, samples, levels = _checks.check_broadcast(
@@ -101,9 +105,9 @@ def _bound(rows: Floats, n: Floats, alpha: Floats) -> Floats:
     first = np.searchsorted(row, np.arange(n.size))
     top, share = k[first], alpha / weight[first]
     # The largest count alone bounds from below, and is the answer where no other one matters.
-    bound = clopper_pearson_upper(top, n, share)
+    bound = clopper_pearson.upper(top, n, share)
     flipped = bound > 0.5  # then the steps go in 1 - p, which keeps its digits
-    start = np.where(flipped, clopper_pearson_lower(n - top, n, share), bound)
+    start = np.where(flipped, clopper_pearson.lower(n - top, n, share), bound)
     terms = _Terms.of(row, np.where(flipped[row], n[row] - k, k), n[row], weight, flipped[row])
     terms = terms.where(terms.log_ceiling(start[row]) > np.log(_NEGLIGIBLE * alpha[row]))
     several = np.flatnonzero(np.bincount(terms.row, minlength=n.size) > 1)

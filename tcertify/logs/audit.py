@@ -123,9 +123,9 @@ def audit_log(
     """
     sigma = check_positive("sigma", sigma)
     sizes = {check_whole("n_candidates", size) for size in n_candidates}
-    levels = {check_alpha(level, "alpha_candidates") for level in alpha_candidates}
+    levels = {check_alpha("alpha_candidates", level) for level in alpha_candidates}
     sizes |= set() if n is None else {check_whole("n", n)}
-    levels |= set() if alpha is None else {check_alpha(alpha)}
+    levels |= set() if alpha is None else {check_alpha("alpha", alpha)}
     if not (log.radius > 0).any():
         raise ValueError("Nothing to audit: no row of the log has a radius above 0.")
     fits = sorted(
@@ -156,7 +156,11 @@ def smallest_counts(log: Log, *, sigma: float, n: int, alpha: float) -> NDArray[
     ndarray of int64
         Shape ``(M,)``; 0 for an abstention, which says nothing of its votes.
     """
-    sigma, n, alpha = check_positive("sigma", sigma), check_whole("n", n), check_alpha(alpha)
+    sigma, n, alpha = (
+        check_positive("sigma", sigma),
+        check_whole("n", n),
+        check_alpha("alpha", alpha),
+    )
     low, high = _bounds_in_sigmas(log.radius, log.radius_step, sigma)
     counts, fits = _lattice_counts(low, high, n, alpha)
     return np.where(log.predict < 0, 0, np.where(fits, counts, counts - 1))
@@ -183,7 +187,7 @@ def recertify_log(
         Shape ``(M,)``.
     """
     counts = smallest_counts(log, sigma=sigma, n=n, alpha=alpha)
-    new_alpha = check_alpha(new_alpha, "new_alpha")
+    new_alpha = check_alpha("new_alpha", new_alpha)
     distinct, where = np.unique(counts, return_inverse=True)
     votes = np.stack([distinct, n - distinct], axis=1)
     certificates = certify_counts(

@@ -48,7 +48,7 @@ class Settings:
         check_whole("num_classes", self.num_classes, minimum=2, maximum=2**24)
         check_positive("sigma", self.sigma)
         check_whole("n0", self.n0, minimum=0 if self.predicts else 1)
-        check_alpha(self.alpha)
+        check_alpha("alpha", self.alpha)
         check_whole("seed", self.seed, minimum=0, maximum=MAX_SEED)
         if self.method not in (*METHODS, "predict"):
             raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {self.method!r}.")
@@ -72,7 +72,7 @@ class Settings:
         **others: Any,
     ) -> Settings:
         """Return the settings of a new run, with early stopping when radii are given."""
-        n, alpha = check_whole("n", n), check_alpha(alpha)
+        n, alpha = check_whole("n", n), check_alpha("alpha", alpha)
         if radii is None:
             schedule = Schedule.single(n, alpha)
         else:
@@ -138,7 +138,7 @@ class Settings:
                 method=self.method,
                 invalid=votes[rows, -1],
             )
-            arrays = found.label, found.radius, found.p_a_lower, found.p_b_upper
+            arrays = found.predicted, found.radius, found.p_a_lower, found.p_b_upper
             for name, array in zip(CERTIFICATE.names or (), arrays, strict=True):
                 result[name][rows] = array
         return result

@@ -159,7 +159,7 @@ def _settings(run: RunFile) -> Settings:
 def _changed(settings: Settings, method: str | None, alpha: float | None) -> Settings:
     if method == "predict":
         raise ValueError("`method` must certify, got 'predict'.")
-    alpha = settings.alpha if alpha is None else check_alpha(alpha)
+    alpha = settings.alpha if alpha is None else check_alpha("alpha", alpha)
     levels = [level * (alpha / settings.alpha) for level in settings.levels]
     while math.fsum(levels) > alpha:
         levels[-1] = math.nextafter(levels[-1], 0)

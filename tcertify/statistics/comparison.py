@@ -144,7 +144,7 @@ def sison_glaz_intervals(counts: ArrayLike, alpha: float) -> tuple[Floats, Float
     -----
     Source: Sison and Glaz, JASA 90 (1995) 366-369, as implemented by statsmodels.
     """
-    alpha = _checks.check_alpha(alpha)
+    alpha = _checks.check_alpha("alpha", alpha)
     votes = _checks.check_whole_array("counts", counts)
     try:
         from statsmodels.stats.proportion import multinomial_proportions_confint

@@ -164,7 +164,7 @@ def average_certified_radius(
 
     values, flags = _checked(radius, correct, "radius")
     scores = values * flags
-    level = 1 - check_alpha(alpha)
+    level = 1 - check_alpha("alpha", alpha)
     check_whole("resamples", resamples)
     if len(scores) == 1:
         return Estimate(*[float(scores[0])] * 3)
@@ -190,7 +190,7 @@ def expected_wrong_certificates(images: int, alpha: float) -> float:
     >>> expected_wrong_certificates(10_000, 0.001)
     10.0
     """
-    return check_whole("images", images) * check_alpha(alpha)
+    return check_whole("images", images) * check_alpha("alpha", alpha)
 
 
 def certify_family(
@@ -243,7 +243,7 @@ def certify_family(
     >>> certify_family(votes, [0, 0, 0], 0.5, sigma=0.5, alpha=0.001)
     array([ True,  True, False])
     """
-    alpha, sigma = check_alpha(alpha), check_positive("sigma", sigma)
+    alpha, sigma = check_alpha("alpha", alpha), check_positive("sigma", sigma)
     single = certify_counts(counts, top, sigma=sigma, alpha=alpha, method=method, invalid=invalid)
     if single.radius.ndim != 1:
         raise ValueError(f"`counts` must have shape (M, C), got {np.shape(counts)}.")
@@ -304,7 +304,7 @@ def _share_at_least(
     alpha: float,
 ) -> Curve:
     level = _reals(name, levels)
-    images, alpha = len(values), check_alpha(alpha)
+    images, alpha = len(values), check_alpha("alpha", alpha)
     hits = np.sort(values[flags])
     count = len(hits) - np.searchsorted(hits, level, side="left")
     return Curve(

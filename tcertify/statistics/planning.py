@@ -52,7 +52,11 @@ def largest_radius(n: int, alpha: float, sigma: float) -> float:
     >>> round(largest_radius(100_000, 0.001, 1.0), 4)
     3.8115
     """
-    n, alpha, sigma = check_whole("n", n), check_alpha(alpha), check_positive("sigma", sigma)
+    n, alpha, sigma = (
+        check_whole("n", n),
+        check_alpha("alpha", alpha),
+        check_positive("sigma", sigma),
+    )
     return float(certify_counts([n, 0], 0, sigma=sigma, alpha=alpha, method="certify").radius)
 
 
@@ -77,7 +81,7 @@ def smallest_useful_n(alpha: float) -> int:
     >>> smallest_useful_n(0.001), smallest_useful_n(0.5), smallest_useful_n(0.05)
     (10, 2, 5)
     """
-    alpha = check_alpha(alpha)
+    alpha = check_alpha("alpha", alpha)
     n = max(1, math.floor(-math.log2(alpha)) - 1)
     while largest_radius(n, alpha, 1.0) <= 0:
         n += 1
@@ -211,7 +215,7 @@ def samples_needed(
     637
     """
     case = _checked(p_a, p_b, radius, sigma, alpha, method)
-    beta, maximum = check_alpha(beta, "beta"), check_whole("maximum", maximum)
+    beta, maximum = check_alpha("beta", beta), check_whole("maximum", maximum)
     if method == "certify":
         return _fewest_by_failures(case, beta, maximum)
     high = smallest_useful_n(alpha)
@@ -248,7 +252,9 @@ def _checked(
         raise ValueError(f"`radius` must be non-negative and finite, got {radius}.")
     if method not in METHODS:
         raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}.")
-    return _Case(p_a, p_b, radius, check_positive("sigma", sigma), check_alpha(alpha), method)
+    return _Case(
+        p_a, p_b, radius, check_positive("sigma", sigma), check_alpha("alpha", alpha), method
+    )
 
 
 def _power(n: int, case: _Case) -> float:

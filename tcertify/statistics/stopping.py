@@ -46,12 +46,12 @@ class Schedule:
 
     def __post_init__(self) -> None:
         looks = tuple(check_whole("looks", look) for look in self.looks)
-        levels = tuple(check_alpha(level, "levels") for level in self.levels)
+        levels = tuple(check_alpha("levels", level) for level in self.levels)
         if not looks or any(b <= a for a, b in pairwise(looks)):
             raise ValueError(f"`looks` must be increasing, got {self.looks}.")
         if len(levels) != len(looks):
             raise ValueError(f"`levels` must be one per look, got {len(levels)} for {len(looks)}.")
-        check_alpha(math.fsum(levels), "sum of levels")
+        check_alpha("sum of levels", math.fsum(levels))
         object.__setattr__(self, "looks", looks)
         object.__setattr__(self, "levels", levels)
 
@@ -383,7 +383,7 @@ def _looks(n: int, first: int, ratio: float) -> list[int]:
 
 def _schedule(looks: list[int], alpha: float, *, final_share: float, growth: float) -> Schedule:
     """Levels in proportion to look ** growth before the last; their sum rounded to <= alpha."""
-    alpha = check_alpha(alpha)
+    alpha = check_alpha("alpha", alpha)
     if not 0 < check_real("final_share", final_share) <= 1:
         raise ValueError(f"`final_share` must be in (0, 1], got {final_share}.")
     if len(looks) == 1 or final_share == 1:

@@ -25,9 +25,9 @@ def log_of(counts, *, n, alpha, sigma=0.5, shown=lambda radius: f"{radius:.4f}",
     return Log(
         idx=rows,
         label=np.zeros_like(rows),
-        predict=certificates.label,
+        predict=certificates.predicted,
         radius=printed,
-        correct=certificates.label == 0,
+        correct=certificates.predicted == 0,
         seconds=np.ones(len(rows)),
         radius_step=np.full(len(rows), step),
     )

@@ -201,7 +201,7 @@ def test_recertifying_gives_what_the_method_gives_for_the_same_votes(tmp_path, m
         votes[:, :-1], tops, sigma=0.5, alpha=alpha, method=method, invalid=votes[:, -1]
     )
     table = recertify_run(path, method=method, alpha=alpha)
-    assert table.predicted.tolist() == expected.label.tolist()
+    assert table.predicted.tolist() == expected.predicted.tolist()
     assert table.radius.tolist() == expected.radius.tolist()
     assert (table.parameters["method"], table.parameters["alpha"]) == (method, alpha)
     assert table.n.tolist() == [500] * 12
