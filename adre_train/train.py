@@ -26,9 +26,11 @@ from adre_train.augment import Augmented
 from adre_train.recipe import Recipe
 from adre_train.risk import adre_risk, radius_risk, stability
 from tcertify.certificates import certify_counts
-from tcertify.classifiers.networks import check_state
+from tcertify.classifiers.checkpoints import check_state
+from tcertify.classifiers.classifier import Classifier
 from tcertify.data.dataset import Dataset
-from tcertify.sampling.sampler import ESTIMATION, SELECTION, Sampler
+from tcertify.sampling.noise import ESTIMATION, SELECTION, GaussianNoise
+from tcertify.sampling.sampler import Sampler
 
 History = list[dict[str, Any]]
 
@@ -161,7 +163,8 @@ def certified(
     ids = np.linspace(0, len(test) - 1, count).round().astype(np.int64)
     images, labels = zip(*(test[int(i)] for i in ids), strict=True)
     x = torch.stack(images).to(device)
-    sampler = Sampler(network, test.num_classes, recipe.sigma, seed=recipe.seed)
+    classifier = Classifier(network, test.num_classes)
+    sampler = Sampler(classifier, GaussianNoise(recipe.sigma, recipe.seed))
     top = sampler.count(x, ids, 0, 100, SELECTION)[:, :-1].argmax(1)
     votes = sampler.count(x, ids, 0, recipe.validate_samples, ESTIMATION)
     result = certify_counts(

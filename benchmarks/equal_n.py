@@ -79,13 +79,14 @@ def main(name: str, execution: str = "float32") -> None:
 
     expected, first = timed(loop)
 
-    from tcertify.classifiers.execution import Execution
-    from tcertify.sampling.sampler import ESTIMATION, Sampler
+    from tcertify.classifiers import Classifier, Execution
+    from tcertify.sampling import ESTIMATION, GaussianNoise, Sampler
 
     chosen = Execution(**EXECUTIONS[execution])  # type: ignore[arg-type]
-    sampler = Sampler(network, 10, SIGMA, execution=chosen)
+    classifier = Classifier(network, 10, execution=chosen)
+    sampler = Sampler(classifier, GaussianNoise(SIGMA))
     counts, ours = timed(lambda: sampler.count(x, range(IMAGES), 0, n, ESTIMATION))
-    check(counts, expected, exact=chosen.dtype == "float32")
+    check(counts, expected, exact=classifier.execution.dtype == "float32")
     _, last = timed(loop)
     total = IMAGES * n
     result = {

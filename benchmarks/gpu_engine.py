@@ -20,8 +20,8 @@ from torch import nn
 
 from benchmarks.gpu_kernels import Bench, Report
 from benchmarks.implementations import SIGMA, ResidualNet, field_votes
-from tcertify.classifiers.execution import Execution
-from tcertify.sampling.sampler import ESTIMATION, SELECTION, Sampler
+from tcertify.classifiers import Classifier, Execution
+from tcertify.sampling import ESTIMATION, SELECTION, GaussianNoise, Sampler
 
 FAST = Execution(dtype="bfloat16", channels_last=True)
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -81,7 +81,7 @@ def _loop(model: nn.Module, x: torch.Tensor, batch: int) -> Votes:
 
 
 def _engine(model: nn.Module, x: torch.Tensor, execution: Execution) -> Votes:
-    sampler = Sampler(model, 10, SIGMA, execution=execution, frozen=True)
+    sampler = Sampler(Classifier(model, 10, execution=execution), GaussianNoise(SIGMA))
 
     def votes(n: int) -> NDArray[np.int64]:
         found: NDArray[np.int64] = sampler.count(x[None], [0], 0, n, ESTIMATION)[0]
@@ -166,7 +166,7 @@ def data_set(bench: Bench, limit: float) -> Report:
     count, n, size = (3, 2000, 8) if bench.small else (500, 100_000, 32)
     model = network(bench, "cifar-resnet110")
     images = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
-    sampler = Sampler(model, 10, SIGMA, execution=FAST)
+    sampler = Sampler(Classifier(model, 10, execution=FAST), GaussianNoise(SIGMA))
     selected = sampler.count(images.to(bench.device), range(count), 0, 100, SELECTION)
     data = TensorDataset("random", 10, images, torch.from_numpy(selected[:, :-1].argmax(1)))
     start = time.perf_counter()

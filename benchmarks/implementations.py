@@ -192,8 +192,8 @@ def certify_ours(case: CertificationCase) -> tuple[int, int]:
     from tcertify import SmoothedClassifier
 
     limit = case.batch_size
-    smoothed = SmoothedClassifier(case.network, 10, SIGMA, seed=SEED, max_batch_size=limit)
-    certificate = smoothed.certify(case.x, case.n0, case.n, image=0)
+    smoothed = SmoothedClassifier(case.network, 10, SIGMA, seed=SEED, batch_size=limit)
+    certificate = smoothed.certify(case.x, case.n0, case.n, image_id=0)
     return certificate.top, int(certificate.counts[certificate.top])
 
 

@@ -33,8 +33,9 @@ from tqdm import tqdm
 from adre_train.recipe import Recipe
 from adre_train.train import train
 from tcertify import certify_counts
+from tcertify.classifiers import Classifier
 from tcertify.data import digits
-from tcertify.sampling.sampler import ESTIMATION, SELECTION, Sampler
+from tcertify.sampling import ESTIMATION, SELECTION, GaussianNoise, Sampler
 
 SIGMAS = (0.25, 0.5, 1.0)
 LAMS = (0.1, 0.3)  # the ends of the paper's grid
@@ -113,7 +114,8 @@ def run(job: tuple[Arm, int, int]) -> dict[str, Any]:
         train(network, digits.load("train"), recipe, Path(folder))
     trained = time.process_time()
     test = digits.load("test")
-    sampler = Sampler(network, test.num_classes, recipe.sigma, batch_size=4000)
+    classifier = Classifier(network, test.num_classes)
+    sampler = Sampler(classifier, GaussianNoise(recipe.sigma))
     ids = range(len(test))
     top = sampler.count(test.images, ids, 0, N0, SELECTION)[:, :-1].argmax(1)
     votes = sampler.count(test.images, ids, 0, samples, ESTIMATION)

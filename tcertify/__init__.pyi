@@ -16,6 +16,7 @@ from .errors import RunError as RunError
 from .errors import RunFileError as RunFileError
 from .errors import StoppedError as StoppedError
 from .errors import VoidCertificateError as VoidCertificateError
+from .errors import VotesLostError as VotesLostError
 from .runs import RunTable as RunTable
 from .runs import certify_dataset as certify_dataset
 from .runs import export_run as export_run

@@ -15,5 +15,9 @@ class VoidCertificateError(RunError):
     """Certificates would be void; the message says why and how to accept it knowingly."""
 
 
+class VotesLostError(RunError):
+    """Votes that were cast and not counted; no certificate can be made of the others."""
+
+
 class StoppedError(RunError):
     """A run that was stopped because image after image failed; the message says how."""

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcertify._checks import check_alpha, check_whole
-from tcertify.certificates import ABSTAIN, GRID, certify_counts, predict_counts
+from tcertify.certificates import ABSTAIN, GRID, METHODS, certify_counts, predict_counts
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-    from tcertify.classifiers.execution import BaseClassifier
-    from tcertify.sampling.sampler import Sampler
+    from tcertify.classifiers.classifier import Classifier
+    from tcertify.classifiers.execution import BaseClassifier, Execution
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,18 +25,18 @@ class Certificate:
     """What one image was certified for, with everything needed to recompute it.
 
     With probability at least ``1 - alpha`` over the noise, no perturbation of l2 norm below
-    ``radius`` changes the smoothed classifier's answer ``label``.
+    ``radius`` changes the smoothed classifier's answer ``predicted``.
 
     Attributes
     ----------
-    label : int
+    predicted : int
         The certified class, or `ABSTAIN` (-1).
     radius : float
         l2 radius in the units of the image, rounded down; 0 if it abstains.
     p_a_lower, p_b_upper : float
         As in `Certificates`.
     top : int
-        The class that the selection sample chose; equal to `label` unless it abstains.
+        The class that the selection sample chose; equal to `predicted` unless it abstains.
     counts : int64 array (C,)
         Votes of the estimation sample.
     invalid : int
@@ -44,11 +45,11 @@ class Certificate:
         Selection and estimation samples.
     alpha, sigma, method, seed
         As given.
-    image : int
+    image_id : int
         The image id that, with `seed`, determines the noise.
     """
 
-    label: int
+    predicted: int
     radius: float
     p_a_lower: float
     p_b_upper: float
@@ -61,7 +62,7 @@ class Certificate:
     sigma: float
     method: str
     seed: int
-    image: int
+    image_id: int
 
 
 class SmoothedClassifier:
@@ -69,6 +70,9 @@ class SmoothedClassifier:
 
     The same call gives the same counts: the noise depends on `seed`, on the image and on the
     sample's number, and on nothing else.
+
+    Several threads may share one: they take turns. Its buffers, and a GPU's graphs, are kept from
+    one image to the next and freed with it.
 
     Parameters
     ----------
@@ -82,31 +86,32 @@ class SmoothedClassifier:
     seed : int
         From 0 to 2^64 - 1.
     batch_size : int, optional
-        Noisy copies of a forward pass; memory grows with it and not with n. Without it, one that
-        suits the device and the network. It is halved when memory runs out.
-    max_batch_size : int, optional
-        Noisy copies of a forward pass at most, where `batch_size` is not given.
+        Noisy copies per forward pass at most; fewer where that suits the device and the network
+        better. It is halved each time memory runs out; the noise stays the same.
+    device : torch device or str, optional
+        Where a plain function runs; the CPU without it. A module runs where its parameters are.
+    execution : Execution, optional
+        Precision, layout and compilation; without it, the classifier's own precision.
     """
 
     def __init__(
         self,
-        base_classifier: BaseClassifier,
+        base_classifier: BaseClassifier | Classifier,
         num_classes: int,
         sigma: float,
         *,
         seed: int = 0,
         batch_size: int | None = None,
-        max_batch_size: int | None = None,
+        device: torch.device | str | None = None,
+        execution: Execution | None = None,
     ) -> None:
-        from tcertify.sampling.sampler import Sampler  # loads torch
+        from tcertify.classifiers import Classifier  # these load torch
+        from tcertify.sampling import GaussianNoise, Sampler
 
-        self._sampler: Sampler = Sampler(
-            base_classifier,
-            num_classes,
-            sigma,
-            seed=seed,
+        self._sampler = Sampler(
+            Classifier.of(base_classifier, num_classes, device=device, execution=execution),
+            GaussianNoise(sigma, seed),
             batch_size=batch_size,
-            max_batch_size=max_batch_size,
         )
 
     def certify(
@@ -118,7 +123,7 @@ class SmoothedClassifier:
         method: str = "joint",
         *,
         grid: tuple[float, ...] = GRID,
-        image: int | None = None,
+        image_id: int | None = None,
     ) -> Certificate:
         """Certify one image: the certificate is wrong with probability at most `alpha`.
 
@@ -134,7 +139,7 @@ class SmoothedClassifier:
             One-sided failure probability in (0, 1).
         method, grid
             As in `certify_counts`.
-        image : int, optional
+        image_id : int, optional
             Image id below 2^32 that the noise is drawn from, such as the index in a data set;
             without it, 32 bits of a hash of the pixels.
 
@@ -144,29 +149,30 @@ class SmoothedClassifier:
             x is a batch, not floating-point or not finite; arguments out of range; logits whose
             shape is not (B, num_classes).
         """
-        from tcertify.sampling.sampler import ESTIMATION, SELECTION, check_images
+        from tcertify.sampling import ESTIMATION, SELECTION
 
         n0, n = check_whole("n0", n0), check_whole("n", n)
         alpha = check_alpha("alpha", alpha)
-        check_images(x)
+        sampler, noise = self._sampler, self._sampler.noise
+        sampler.classifier.check_images(x)
         if not 1 <= x.ndim <= 3:
             raise ValueError(f"`x` must be one image (C, H, W), got shape {tuple(x.shape)}.")
-        image = _image_id(x) if image is None else image
-        selection = self._sampler.count(x[None], [image], 0, n0, SELECTION)[0]
+        image_id = _image_id(x) if image_id is None else image_id
+        selection = sampler.count(x[None], [image_id], 0, n0, SELECTION)[0]
         top = int(selection[:-1].argmax())
-        votes = self._sampler.count(x[None], [image], 0, n, ESTIMATION)[0]
+        votes = sampler.count(x[None], [image_id], 0, n, ESTIMATION)[0]
         counts, invalid = votes[:-1], int(votes[-1])
         result = certify_counts(
             counts,
             top,
-            sigma=self._sampler.sigma,
+            sigma=noise.sigma,
             alpha=alpha,
             method=method,
             grid=grid,
             invalid=invalid,
         )
         return Certificate(
-            label=int(result.predicted),
+            predicted=int(result.predicted),
             radius=float(result.radius),
             p_a_lower=float(result.p_a_lower),
             p_b_upper=float(result.p_b_upper),
@@ -176,14 +182,14 @@ class SmoothedClassifier:
             n0=n0,
             n=n,
             alpha=alpha,
-            sigma=self._sampler.sigma,
+            sigma=noise.sigma,
             method=method,
-            seed=self._sampler.seed,
-            image=image,
+            seed=noise.seed,
+            image_id=image_id,
         )
 
     def predict(self, x: Tensor, n: int = 1000, alpha: float = 0.001) -> NDArray[np.int64]:
-        """Predict a batch: a label other than the most probable one is returned with probability
+        """Predict a batch: a class other than the most probable one is returned with probability
         at most `alpha`, per image.
 
         It abstains unless the two-sided binomial test of the two largest counts rejects at
@@ -194,7 +200,7 @@ class SmoothedClassifier:
         x : float tensor (S, ...), a batch of images
             On the classifier's device.
         n : int
-            Samples an image.
+            Samples per image.
         alpha : float
             Failure probability in (0, 1).
 
@@ -203,9 +209,9 @@ class SmoothedClassifier:
         int64 array (S,)
             Classes; `ABSTAIN` (-1) where the vote is too close.
         """
-        from tcertify.sampling.sampler import PREDICTION, check_images
+        from tcertify.sampling import PREDICTION
 
-        check_images(x)
+        self._sampler.classifier.check_images(x)
         check_alpha("alpha", alpha)
         ids = [_image_id(image) for image in x]
         votes = self._sampler.count(x, ids, 0, check_whole("n", n), PREDICTION)
@@ -224,19 +230,40 @@ class Smooth:
         Standard deviation of the noise, in the units of the images.
     seed : int
         From 0 to 2^64 - 1; the same call gives the same answer.
+    method : {"joint", "t-certify", "certify"}
+        As in `certify_counts`; "certify" is the one of Cohen et al. (2019).
+    device, execution
+        As in `SmoothedClassifier`.
     """
 
     #: Returned for a class by both methods when they abstain.
     ABSTAIN = ABSTAIN
 
     def __init__(
-        self, base_classifier: BaseClassifier, num_classes: int, sigma: float, *, seed: int = 0
+        self,
+        base_classifier: BaseClassifier | Classifier,
+        num_classes: int,
+        sigma: float,
+        *,
+        seed: int = 0,
+        method: str = "joint",
+        device: torch.device | str | None = None,
+        execution: Execution | None = None,
     ) -> None:
+        from tcertify.classifiers import Classifier  # loads torch
+
+        if method not in METHODS:
+            raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}.")
         self.base_classifier = base_classifier
         self.num_classes = num_classes
         self.sigma = sigma
         self.seed = seed
-        self._smoothed(batch_size=1)  # refuses bad arguments here, not at the first image
+        self.method = method
+        self._classifier = Classifier.of(
+            base_classifier, num_classes, device=device, execution=execution
+        )
+        self._smoothed = self._limited(batch_size=1)
+        self._batch_size = 1
 
     def certify(
         self, x: Tensor, n0: int, n: int, alpha: float, batch_size: int
@@ -253,16 +280,16 @@ class Smooth:
         alpha : float
             One-sided failure probability in (0, 1).
         batch_size : int
-            Noisy copies of a forward pass at most; fewer where that suits the device better. It
-            changes no vote's noise.
+            Noisy copies per forward pass at most; fewer where that suits the device better. The
+            noise does not depend on it.
 
         Returns
         -------
         (int, float)
             The class and its l2 radius; ``(-1, 0.0)`` where it abstains.
         """
-        certificate = self._smoothed(batch_size).certify(x, n0, n, alpha)
-        return certificate.label, certificate.radius
+        certificate = self._within(batch_size).certify(x, n0, n, alpha, self.method)
+        return certificate.predicted, certificate.radius
 
     def predict(self, x: Tensor, n: int, alpha: float, batch_size: int) -> int:
         """Predict one image: a class other than the most probable one is returned with
@@ -284,15 +311,18 @@ class Smooth:
         int
             The class; -1 where the vote is too close.
         """
-        return int(self._smoothed(batch_size).predict(x[None], n, alpha)[0])
+        return int(self._within(batch_size).predict(x[None], n, alpha)[0])
 
-    def _smoothed(self, batch_size: int) -> SmoothedClassifier:
+    def _within(self, batch_size: int) -> SmoothedClassifier:
+        """Return the smoothed classifier of the call before, unless the limit is another one."""
+        if batch_size != self._batch_size:
+            self._smoothed = self._limited(batch_size)
+            self._batch_size = batch_size
+        return self._smoothed
+
+    def _limited(self, batch_size: int) -> SmoothedClassifier:
         return SmoothedClassifier(
-            self.base_classifier,
-            self.num_classes,
-            self.sigma,
-            seed=self.seed,
-            max_batch_size=check_whole("batch_size", batch_size),
+            self._classifier, self.num_classes, self.sigma, seed=self.seed, batch_size=batch_size
         )
 
 

@@ -45,7 +45,7 @@ def test_the_same_seed_gives_the_same_counts_for_every_batch_size(network, x, ba
     there = SmoothedClassifier(network, 3, 0.5, seed=3, batch_size=64).certify(x, 20, 300)
     assert here.counts.tolist() == there.counts.tolist()
     assert here.counts.sum() == 300
-    assert (here.label, here.radius) == (there.label, there.radius)
+    assert (here.predicted, here.radius) == (there.predicted, there.radius)
 
 
 def test_no_image_gets_no_prediction(network):
@@ -70,7 +70,7 @@ def test_counts_depend_on_the_seed_and_the_image_and_not_on_torch(network, x):
     def counts(seed=0, image=None):
         torch.manual_seed(np.random.default_rng().integers(2**31))
         smoothed = SmoothedClassifier(network, 3, 2.0, seed=seed)
-        return smoothed.certify(x, 10, 5000, image=image).counts.tolist()
+        return smoothed.certify(x, 10, 5000, image_id=image).counts.tolist()
 
     assert counts() == counts()
     assert counts(seed=1) != counts(seed=2)
@@ -109,7 +109,7 @@ def test_a_certificate_can_be_recomputed_from_what_it_reports(network, x):
         method=found.method,
         invalid=found.invalid,
     )
-    assert (found.label, found.radius) == (again.predicted, again.radius)
+    assert (found.predicted, found.radius) == (again.predicted, again.radius)
     assert (found.n0, found.n, found.seed) == (20, 500, 7)
 
 
@@ -143,7 +143,7 @@ def test_no_autograd_graph_is_built(x):
 def test_an_all_nan_network_certifies_nothing(x):
     found = SmoothedClassifier(lambda batch: torch.full((len(batch), 3), torch.nan), 3, 0.5)
     certificate = found.certify(x, 10, 100)
-    assert (certificate.label, certificate.radius, certificate.invalid) == (ABSTAIN, 0.0, 100)
+    assert (certificate.predicted, certificate.radius, certificate.invalid) == (ABSTAIN, 0.0, 100)
     assert certificate.counts.tolist() == [0, 0, 0]
     assert found.predict(x[None]).tolist() == [ABSTAIN]
 
@@ -178,7 +178,6 @@ def test_predict_answers_a_batch(network, x):
         (lambda f, x: Smooth(f, 3, float("inf")), "`sigma` must be positive"),
         (lambda f, x: SmoothedClassifier(f, 3, 1.0, seed=-1), "`seed` must be at least 0"),
         (lambda f, x: SmoothedClassifier(f, 3, 1.0, batch_size=0), "`batch_size` must be"),
-        (lambda f, x: SmoothedClassifier(f, 3, 1.0, max_batch_size=0), "`max_batch_size` must be"),
         (lambda f, x: Smooth(f, 3, 1.0).certify(x, 1, 1, 0.1, 0), "`batch_size` must be"),
         (lambda f, x: SmoothedClassifier(f, 3, 1.0).certify(x, 0), "`n0` must be at least 1"),
         (lambda f, x: SmoothedClassifier(f, 3, 1.0).certify(x, 10, 1.5), "`n` must be a whole"),

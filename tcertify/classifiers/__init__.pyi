@@ -3,9 +3,10 @@ from .adapters import from_jax as from_jax
 from .adapters import from_numpy as from_numpy
 from .adapters import from_onnx as from_onnx
 from .adapters import from_sklearn as from_sklearn
-from .by_name import load_model as load_model
+from .by_name import load as load
+from .checkpoints import load_published as load_published
+from .classifier import Classifier as Classifier
 from .execution import Execution as Execution
 from .networks import DigitsNet as DigitsNet
 from .networks import build as build
-from .networks import load_published as load_published
 from .standardise import Standardise as Standardise

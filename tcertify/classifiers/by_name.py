@@ -14,7 +14,7 @@ from torch import nn
 from tcertify.classifiers.networks import DigitsNet
 
 
-def load_model(name: str) -> nn.Module:
+def load(name: str) -> nn.Module:
     """Load the base classifier called `name`, in eval mode.
 
     Parameters

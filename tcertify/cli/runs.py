@@ -343,10 +343,10 @@ def _dataset(name: str, split: str, folder: Path | None) -> Any:
 
 
 def _model(name: str, device: str) -> Any:
-    from tcertify.classifiers.by_name import load_model
+    from tcertify.classifiers.by_name import load
 
     try:
-        return load_model(name).to(device)
+        return load(name).to(device)
     except (RuntimeError, AssertionError) as error:
         raise click.ClickException(f"--device {device}: {str(error).splitlines()[0]}") from None
 

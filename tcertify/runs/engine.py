@@ -9,9 +9,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from tcertify._checks import check_whole
-from tcertify.classifiers.fingerprint import data_fingerprint, model_fingerprint
+from tcertify.data.fingerprint import data_fingerprint
 from tcertify.runs.file import RunWriter
-from tcertify.runs.provenance import describe_environment, device_name, device_of, versions
+from tcertify.runs.provenance import describe_environment, device_name, versions
 from tcertify.runs.settings import Settings
 from tcertify.runs.table import RunTable, read_run
 from tcertify.statistics.planning import check_useful
@@ -168,13 +168,15 @@ def _run(
     from tcertify.runs.rounds import Rounds
 
     plan, allow = _plan(dataset, options), sorted(set(options.get("allow", ())))
-    sampler, device = make_sampler(model, settings, options), device_of(model)
+    sampler = make_sampler(model, settings, options)
+    device = sampler.classifier.device
+    state = sampler.classifier.parts().state
     warnings = _check_classifier(sampler, dataset, plan, device, allow)
     parameters = {
         **asdict(settings),
-        **asdict(sampler.execution),
+        **asdict(sampler.classifier.execution),
         "allow": allow,
-        "model": model_fingerprint(model),
+        "model": sampler.classifier.fingerprint(),
         "data": data_fingerprint(dataset, plan),
         "device": device_name(device),
         **versions(),
@@ -190,28 +192,25 @@ def _run(
         rounds = Rounds(sampler, settings, writer, len(plan), options.get("on_progress"))
         with closing(images):
             rounds.certify(images)
-        _check_afterwards(sampler, model, parameters["model"], writer, allow)
+        _check_afterwards(sampler, state, writer, allow)
     return read_run(out)
 
 
 def make_sampler(model: BaseClassifier, settings: Settings, options: RunOptions) -> Sampler:
     """Return the sampler of a run with these settings and options."""
-    from tcertify.classifiers.execution import Execution
-    from tcertify.sampling.sampler import Sampler
+    from tcertify.classifiers import Classifier, Execution
+    from tcertify.sampling import GaussianNoise, Sampler
 
+    execution = Execution(
+        dtype=options.get("dtype"),
+        channels_last=options.get("channels_last", False),
+        compile=options.get("compile", False),
+        tf32=options.get("tf32"),
+    )
     return Sampler(
-        model,
-        settings.num_classes,
-        settings.sigma,
-        seed=settings.seed,
+        Classifier.of(model, settings.num_classes, execution=execution),
+        GaussianNoise(settings.sigma, settings.seed),
         batch_size=options.get("batch_size"),
-        execution=Execution(
-            dtype=options.get("dtype", "float32"),
-            channels_last=options.get("channels_last", False),
-            compile=options.get("compile", False),
-            tf32=options.get("tf32", False),
-        ),
-        frozen=True,
     )
 
 
@@ -240,21 +239,21 @@ def _check_classifier(
     from tcertify.sampling.defects import check_codes, find_defects, settle
 
     check_codes(allow)
-    with closing(load_images(dataset, plan, device, sampler.num_classes, allow)) as images:
+    with closing(
+        load_images(dataset, plan, device, sampler.classifier.num_classes, allow)
+    ) as images:
         for image in images:
             if image.error is None:
                 return settle(find_defects(sampler, image.pixels[None]), allow)
     return []
 
 
-def _check_afterwards(
-    sampler: Sampler, model: BaseClassifier, fingerprint: str, writer: RunWriter, allow: list[str]
-) -> None:
+def _check_afterwards(sampler: Sampler, state: str, writer: RunWriter, allow: list[str]) -> None:
     """Note what the run found out: memory that ran out, a classifier that changed."""
     from tcertify.sampling.defects import CHANGED_STATE, settle
 
     if sampler.halved:
         writer.warn(f"Memory ran out: the batch size was halved to {sampler.batch_size}.")
-    if model_fingerprint(model) != fingerprint:
+    if sampler.classifier.parts().state != state:
         writer.warn(CHANGED_STATE.reason)
         settle([CHANGED_STATE], allow)

@@ -12,18 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from tcertify.classifiers.execution import BaseClassifier
     from tcertify.sampling.sampler import Sampler
-
-
-def device_of(classifier: BaseClassifier) -> torch.device:
-    """Return the device of a classifier's parameters, or the CPU where it has none."""
-    import torch
-
-    if isinstance(classifier, torch.nn.Module):
-        for tensor in (*classifier.parameters(), *classifier.buffers()):
-            return tensor.device
-    return torch.device("cpu")
 
 
 def device_name(device: torch.device) -> str:
@@ -54,7 +43,7 @@ def describe_environment(sampler: Sampler) -> dict[str, Any]:
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
         "batch_size": sampler.batch_size,
-        "classifier": type(sampler.module).__qualname__,
+        "classifier": type(sampler.classifier.module).__qualname__,
         **{package: _installed(package) for package in packages},
     }
 

@@ -17,7 +17,9 @@ from tcertify.errors import StoppedError
 from tcertify.runs.file import Row, RunWriter, encode_votes
 from tcertify.runs.images import Loaded
 from tcertify.runs.settings import Settings
-from tcertify.sampling.sampler import ESTIMATION, PREDICTION, SELECTION, Sampler, is_out_of_memory
+from tcertify.sampling.memory import is_out_of_memory
+from tcertify.sampling.noise import ESTIMATION, PREDICTION, SELECTION
+from tcertify.sampling.sampler import Sampler
 from tcertify.statistics.stopping import Progress, decide
 
 #: A round samples at least this many batches, so that its last, partial one does not matter.

@@ -256,16 +256,17 @@ def _replayed(
     """Cast the votes of random images again; add to the report what differs."""
     from tcertify.runs.engine import make_sampler
     from tcertify.runs.images import load_images
-    from tcertify.runs.provenance import device_name, device_of, versions
+    from tcertify.runs.provenance import device_name, versions
 
-    _check_same_inputs(run, model, dataset)
     rows = {row.idx: row for row in run.rows() if row.error is None}
     draw = np.random.default_rng(seed)
     chosen = sorted(draw.choice([*rows], min(replay, len(rows)), replace=False).tolist())
-    parameters, device = run.parameters, device_of(model)
+    parameters = run.parameters
     options = {name: parameters[name] for name in ("dtype", "channels_last", "compile", "tf32")}
     options["batch_size"] = run.environment.get("batch_size")
     sampler = make_sampler(model, settings, options)  # type: ignore[arg-type]
+    device = sampler.classifier.device
+    _check_same_inputs(run, sampler.classifier.fingerprint(), dataset)
     here = {"device": device_name(device), **versions()}
     exact = all(parameters.get(name) == value for name, value in here.items())
     findings, most = [*report.findings], 0
@@ -278,10 +279,10 @@ def _replayed(
     return replace(report, findings=tuple(findings), replayed=tuple(chosen), moved=most)
 
 
-def _check_same_inputs(run: RunFile, model: BaseClassifier, dataset: Any) -> None:
-    from tcertify.classifiers.fingerprint import data_fingerprint, model_fingerprint
+def _check_same_inputs(run: RunFile, fingerprint: str, dataset: Any) -> None:
+    from tcertify.data.fingerprint import data_fingerprint
 
-    if model_fingerprint(model) != run.parameters["model"]:
+    if fingerprint != run.parameters["model"]:
         raise RunFileError(f"`{run.path}` was made with another model: the fingerprints differ.")
     if data_fingerprint(dataset, run.plan) != run.parameters["data"]:
         raise RunFileError(f"`{run.path}` was made from other data: the fingerprints differ.")
@@ -289,7 +290,7 @@ def _check_same_inputs(run: RunFile, model: BaseClassifier, dataset: Any) -> Non
 
 def _moved(sampler: Any, settings: Settings, row: Row, pixels: Any) -> int:
     """Return how many of an image's votes come out otherwise."""
-    from tcertify.sampling.sampler import ESTIMATION, PREDICTION, SELECTION
+    from tcertify.sampling.noise import ESTIMATION, PREDICTION, SELECTION
 
     stream = PREDICTION if settings.predicts else ESTIMATION
     samples: Iterable[tuple[str, int, int]] = [(row.estimation, row.n, stream)]

@@ -1,5 +1,6 @@
 from .defects import find_defects as find_defects
-from .sampler import ESTIMATION as ESTIMATION
-from .sampler import PREDICTION as PREDICTION
-from .sampler import SELECTION as SELECTION
+from .noise import ESTIMATION as ESTIMATION
+from .noise import PREDICTION as PREDICTION
+from .noise import SELECTION as SELECTION
+from .noise import GaussianNoise as GaussianNoise
 from .sampler import Sampler as Sampler

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from tcertify.classifiers.fingerprint import model_fingerprint
 from tcertify.errors import VoidCertificateError
-from tcertify.sampling.sampler import SELECTION, Sampler
+from tcertify.sampling.noise import SELECTION
+from tcertify.sampling.sampler import Sampler
 
 #: What `allow` can accept knowingly.
 CODES = {
@@ -72,14 +72,14 @@ def find_defects(sampler: Sampler, image: torch.Tensor) -> list[Defect]:
     image : tensor (1, ...)
         On the device of the classifier.
     """
-    module = sampler.module
-    before, generators = model_fingerprint(module), _generators()
+    module = sampler.classifier.module
+    before, generators = sampler.classifier.parts(), _generators()
     defects = sampler.fitting(image, lambda: _compare_batches(sampler, image))
     if isinstance(module, torch.nn.Module) and module.training:
         defects.append(Defect("The classifier was in train mode; it runs in eval mode."))
     if not isinstance(module, torch.nn.Module):
         defects.append(Defect("The classifier is no torch module: its parameters are not known."))
-    if model_fingerprint(module) != before:
+    if sampler.classifier.parts().state != before.state:
         defects.append(CHANGED_STATE)
     if _generators() != generators:
         defects.append(Defect("The classifier draws from a global random generator."))
@@ -89,7 +89,7 @@ def find_defects(sampler: Sampler, image: torch.Tensor) -> list[Defect]:
 def _compare_batches(sampler: Sampler, image: torch.Tensor) -> list[Defect]:
     """Return the defects that the logits of three batches show."""
     assert sampler.batch_size is not None
-    fixed = sampler.fixed_shape(image)
+    fixed = sampler.classifier.fixed_shape
     size = sampler.batch_size if fixed else min(2 * _ROWS, sampler.batch_size)
     rows = min(_ROWS, (size + 1) // 2)
     copies = _noisy(sampler, image, rows, 0)
@@ -98,10 +98,12 @@ def _compare_batches(sampler: Sampler, image: torch.Tensor) -> list[Defect]:
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(0)).to(image.device)
 
     batch = torch.cat([copies, mates])
-    first = sampler.logits(batch.clone())[:rows]
     given = batch.clone()
-    again = sampler.logits(given)[:rows]
-    permuted = sampler.logits(torch.cat([others, copies[order]]))[size - rows :]
+    with sampler.classifier.running():
+        logits = sampler.classifier.logits
+        first = logits(batch.clone())[:rows]
+        again = logits(given)[:rows]
+        permuted = logits(torch.cat([others, copies[order]]))[size - rows :]
     elsewhere = torch.empty_like(permuted)
     elsewhere[order] = permuted
 
@@ -124,7 +126,7 @@ def _compare_batches(sampler: Sampler, image: torch.Tensor) -> list[Defect]:
 def _noisy(sampler: Sampler, image: torch.Tensor, rows: int, first_id: int) -> torch.Tensor:
     """Return noisy copies whose noise belongs to no image of a data set: the highest ids."""
     if rows == 0:
-        return sampler.execution.empty(0, image)
+        return sampler.classifier.empty(0, image)
     ids = 2**32 - 1 - first_id - np.arange(rows)
     return sampler.noisy(image.expand(rows, *image.shape[1:]), ids, SELECTION)
 

@@ -35,8 +35,8 @@ def test_the_logs_hold_what_was_certified(result):
 
 
 def test_the_picture_and_the_checkpoint_are_written(result):
-    from tcertify.classifiers.by_name import load_model
+    from tcertify.classifiers.by_name import load
 
     out = result[1]
     assert (out / "certified_accuracy.png").read_bytes().startswith(b"\x89PNG")
-    load_model(str(out / "digits.safetensors"))
+    load(str(out / "digits.safetensors"))

@@ -2,7 +2,6 @@ import hashlib
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from tcertify.classifiers import networks as models
@@ -13,15 +12,6 @@ TORCHVISION_RESNET50 = "d7e4f8bb0a5363446a59c81c3887ccf66900a11651a0ae2dec96d1bb
 
 def names_and_shapes(model):
     return "\n".join(f"{name} {tuple(t.shape)}" for name, t in model.state_dict().items())
-
-
-def published(model, wrapped):
-    """Return the model's parameters as the field saves them, under DataParallel or not."""
-    state = {}
-    for name, tensor in model.state_dict().items():
-        first, rest = name.split(".", 1)
-        state[f"{first}.module.{rest}" if wrapped else name] = tensor
-    return {"epoch": 90, "arch": "resnet", "state_dict": state, "optimizer": {"state": {}}}
 
 
 @pytest.fixture
@@ -107,95 +97,3 @@ def test_another_standardisation_can_be_asked_for():
 def test_an_unknown_architecture_is_named_with_the_known_ones():
     with pytest.raises(ValueError, match=r"one of cifar-resnet20, .*digits, got 'vgg'\."):
         models.build("vgg", 10)
-
-
-@pytest.mark.parametrize("wrapped", [True, False])
-def test_a_published_checkpoint_loads_wrapped_in_data_parallel_or_not(small, tmp_path, wrapped):
-    path = tmp_path / "checkpoint.pth.tar"
-    torch.save(published(small, wrapped), path)
-    other = models.build("cifar-resnet20", 10)
-    models.load_published(other, path)
-    state = other.state_dict()
-    assert all(torch.equal(tensor, state[name]) for name, tensor in small.state_dict().items())
-
-
-def test_a_checkpoint_from_before_batches_were_counted_loads(small, tmp_path):
-    path = tmp_path / "old.pt"
-    state = {n: t for n, t in small.state_dict().items() if not n.endswith("batches_tracked")}
-    torch.save(state, path)
-    models.load_published(models.build("cifar-resnet20", 10), path)
-
-
-def test_safetensors_load(small, tmp_path):
-    path = tmp_path / "weights.safetensors"
-    save_file(small.state_dict(), path)
-    other = models.build("cifar-resnet20", 10)
-    models.load_published(other, path)
-    assert torch.equal(other[1].fc.weight, small[1].fc.weight)
-
-
-@pytest.mark.parametrize(
-    ("architecture", "classes", "message"),
-    [
-        ("cifar-resnet56", 10, r"another architecture: it lacks \d+ of the model's \d+ entries"),
-        ("resnet50", 10, r"another architecture: it lacks"),
-        ("cifar-resnet20", 11, r"another architecture: it has other shapes for 2 of .*'1\.fc\.we"),
-    ],
-)
-def test_a_checkpoint_for_another_architecture_is_refused(
-    small, tmp_path, architecture, classes, message
-):
-    path = tmp_path / "checkpoint.pt"
-    torch.save(published(small, wrapped=True), path)
-    model = models.build(architecture, classes)
-    before = model.state_dict()["1.fc.weight"].clone()
-    with pytest.raises(ValueError, match=message):
-        models.load_published(model, path)
-    assert torch.equal(model.state_dict()["1.fc.weight"], before)
-
-
-def test_a_checkpoint_with_more_than_the_model_is_refused(small, tmp_path):
-    path = tmp_path / "weights.safetensors"
-    save_file({**small.state_dict(), "1.extra": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match=r"it adds 1 .*'1\.extra'"):
-        models.load_published(models.build("cifar-resnet20", 10), path)
-
-
-def test_a_checkpoint_with_a_nan_weight_is_refused(small, tmp_path):
-    path = tmp_path / "weights.safetensors"
-    small[1].fc.bias.data[3] = torch.nan
-    save_file(small.state_dict(), path)
-    with pytest.raises(ValueError, match=r"not finite, in '1\.fc\.bias'"):
-        models.load_published(models.build("cifar-resnet20", 10), path)
-
-
-@pytest.mark.parametrize("name", ["page.pt", "page.safetensors"])
-def test_a_file_that_is_no_checkpoint_is_named_with_its_size(small, tmp_path, name):
-    path = tmp_path / name
-    path.write_text("<html>404</html>")
-    with pytest.raises(ValueError, match=rf"{name} \(16 bytes\) is no checkpoint"):
-        models.load_published(small, path)
-
-
-def test_a_pickle_that_would_run_code_is_refused_unrun(small, tmp_path):
-    class Payload:
-        def __reduce__(self):
-            return (tmp_path.joinpath("ran").touch, ())
-
-    path = tmp_path / "hostile.pt"
-    torch.save(Payload(), path)
-    with pytest.raises(ValueError, match="is no checkpoint that can be read"):
-        models.load_published(small, path)
-    assert not (tmp_path / "ran").exists()
-
-
-def test_a_file_without_parameters_is_refused(small, tmp_path):
-    path = tmp_path / "list.pt"
-    torch.save([1, 2], path)
-    with pytest.raises(ValueError, match="holds no parameters by name"):
-        models.load_published(small, path)
-
-
-def test_a_missing_checkpoint_is_a_missing_file(small, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"absent\.pt"):
-        models.load_published(small, tmp_path / "absent.pt")

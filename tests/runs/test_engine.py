@@ -50,8 +50,8 @@ def test_each_row_is_what_the_smoothed_classifier_certifies_for_that_image(path,
     certify(path, model, data, method=method, seed=5)
     smoothed = SmoothedClassifier(model, CLASSES, 0.5, seed=5)
     for idx, row in rows_of(path).items():
-        alone = smoothed.certify(data[idx][0], n0=20, n=500, method=method, image=idx)
-        assert row["predicted"] == alone.label
+        alone = smoothed.certify(data[idx][0], n0=20, n=500, method=method, image_id=idx)
+        assert row["predicted"] == alone.predicted
         assert row["radius"] == alone.radius
         assert (row["p_a_lower"], row["p_b_upper"]) == (alone.p_a_lower, alone.p_b_upper)
         votes = decode_votes(row["estimation"], CLASSES)

@@ -1,6 +1,5 @@
 """Sampler: votes that depend on nothing but seed, image, sample and stream."""
 
-import itertools
 import subprocess
 import sys
 
@@ -11,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tcertify.classifiers.execution import Execution
-from tcertify.sampling.sampler import ESTIMATION, SELECTION, Sampler
+from tcertify.classifiers import Classifier, Execution
+from tcertify.sampling import ESTIMATION, SELECTION, GaussianNoise, Sampler
 
 IMAGES = torch.rand(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
 
@@ -20,7 +19,12 @@ IMAGES = torch.rand(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
 def sampler(batch_size=64, seed=0):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
-    return Sampler(network, 3, 1.0, seed=seed, batch_size=batch_size)
+    return Sampler(Classifier(network, 3), GaussianNoise(1.0, seed), batch_size=batch_size)
+
+
+def of(classifier, batch_size=None, **options):
+    """Return a sampler of three classes under noise of deviation 0.5."""
+    return Sampler(Classifier(classifier, 3, **options), GaussianNoise(0.5), batch_size=batch_size)
 
 
 @given(
@@ -67,7 +71,7 @@ def test_votes_are_those_of_a_plain_loop_with_the_same_noise():
         seen.append(batch.clone())
         return batch.flatten(1)[:, :3]
 
-    counts = Sampler(classifier, 3, 0.5, batch_size=1000).count(IMAGES[:1], [5], 0, 800, ESTIMATION)
+    counts = of(classifier, batch_size=32).count(IMAGES[:1], [5], 0, 800, ESTIMATION)
     votes = torch.cat(seen).flatten(1)[:, :3].argmax(1)
     assert counts[0, :3].tolist() == torch.bincount(votes, minlength=3).tolist()
     noise = (torch.cat(seen) - IMAGES[0]) / 0.5
@@ -81,9 +85,7 @@ def test_nan_logits_in_one_of_a_thousand_rows_are_invalid_votes():
         logits[::1000] = torch.nan
         return logits
 
-    counts = Sampler(classifier, 3, 0.5, batch_size=1000).count(
-        IMAGES[:1], [0], 0, 3000, ESTIMATION
-    )
+    counts = of(classifier, batch_size=1000).count(IMAGES[:1], [0], 0, 3000, ESTIMATION)
     assert counts.tolist() == [[2997, 0, 0, 3]]
 
 
@@ -105,9 +107,9 @@ def test_the_classifier_runs_in_the_precision_and_layout_that_are_stated(dtype, 
 
     network = Network()
     execution = Execution(dtype=dtype, channels_last=channels_last)
-    sampler = Sampler(network, 3, 0.5, execution=execution)
+    sampler = of(network, execution=execution)
     assert sampler.count(IMAGES, range(4), 0, 10, ESTIMATION).sum() == 40
-    assert set(seen) == {(execution.torch_dtype, execution.torch_dtype)}
+    assert set(seen) == {(getattr(torch, dtype), getattr(torch, dtype))}
     assert network.linear.weight.dtype == torch.float32
 
 
@@ -119,7 +121,7 @@ def test_the_surroundings_neither_change_the_run_nor_are_changed():
 
     precision = torch.backends.cuda.matmul.fp32_precision
     with torch.autocast("cpu"):
-        Sampler(classifier, 3, 0.5).count(IMAGES, range(4), 0, 10, ESTIMATION)
+        of(classifier).count(IMAGES, range(4), 0, 10, ESTIMATION)
     assert torch.backends.cuda.matmul.fp32_precision == precision
 
 
@@ -128,7 +130,7 @@ def test_compiled_code_gives_the_same_counts():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     plain, compiled = (
-        Sampler(network, 3, 0.5, batch_size=32, execution=Execution(compile=compile))
+        of(network, batch_size=32, execution=Execution(compile=compile))
         for compile in (False, True)
     )
     arguments = IMAGES, range(4), 0, [50, 20, 0, 31], ESTIMATION
@@ -147,8 +149,8 @@ def test_running_out_of_memory_halves_the_batch_and_changes_no_count(error):
             raise error("too large")
         return batch.flatten(1)[:, :3]
 
-    roomy = Sampler(lambda batch: batch.flatten(1)[:, :3], 3, 0.5, batch_size=100)
-    sampler = Sampler(tight, 3, 0.5, batch_size=100)
+    roomy = of(lambda batch: batch.flatten(1)[:, :3], batch_size=100)
+    sampler = of(tight, batch_size=100)
     arguments = IMAGES, range(4), 0, [90, 10, 0, 33], ESTIMATION
     assert sampler.count(*arguments).tolist() == roomy.count(*arguments).tolist()
     assert sampler.batch_size == 12
@@ -158,9 +160,11 @@ def test_running_out_of_memory_halves_the_batch_and_changes_no_count(error):
 def test_a_memory_limit_of_the_process_halves_the_batch():
     code = """
 import resource, torch
-from tcertify.sampling.sampler import ESTIMATION, Sampler
-sampler = Sampler(lambda b: b.repeat(1, 400).sum(1, keepdim=True) * torch.ones(2), 2, 0.5,
-                  batch_size=4096)
+from tcertify.classifiers import Classifier
+from tcertify.sampling import ESTIMATION, GaussianNoise, Sampler
+def wide(b):
+    return b.repeat(1, 400).sum(1, keepdim=True) * torch.ones(2)
+sampler = Sampler(Classifier(wide, 2), GaussianNoise(0.5))
 images = torch.zeros(1, 100)
 sampler.count(images, [0], 0, 8, ESTIMATION)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -191,7 +195,7 @@ def test_memory_that_does_not_suffice_for_one_row_is_an_error():
         raise MemoryError("always")
 
     with pytest.raises(MemoryError):
-        Sampler(hopeless, 3, 0.5).count(IMAGES, range(4), 0, 10, ESTIMATION)
+        of(hopeless).count(IMAGES, range(4), 0, 10, ESTIMATION)
 
 
 @pytest.mark.parametrize("recording", ["succeeds", "fails"])
@@ -199,30 +203,33 @@ def test_the_batches_before_a_graph_and_its_replays_count_each_sample_once(monke
     """The order of work of a CUDA device, its graph replaced by the step that it would hold."""
     stepped = []
 
-    class Graph:
-        def __init__(self, batch, stream):
-            self.replay = lambda: (stepped.append("replay"), batch._step(stream, batch._size))
+    class Graphs(dict):
+        def __init__(self, device):
+            super().__init__()
 
-    def recorded(batch, stream):
-        if recording == "fails":
-            raise RuntimeError("operation not permitted when stream is capturing")
-        return Graph(batch, stream)
+        def warm_up(self, step, batches):
+            for _ in range(batches):
+                stepped.append("warm up")
+                step()
+            return None
 
-    def warm_up(batch, stream, rows):
-        for _ in itertools.islice(rows, 3):
-            stepped.append("warm up")
-            batch._step(stream, batch._size)
+        def record(self, stream, step):
+            if recording == "fails":
+                return "operation not permitted when stream is capturing"
+            self[stream] = step
+            return None
+
+        def replay(self, stream):
+            stepped.append("replay")
+            self[stream]()
 
     arguments = IMAGES, range(4), 0, [600, 1, 0, 333], ESTIMATION
     expected = sampler(batch_size=1000).count(*arguments)
-    monkeypatch.setattr("tcertify.sampling.sampler._KERNEL_ELEMENTS", 0)
-    monkeypatch.setattr(Sampler, "fixed_shape", lambda self, images: True)
-    monkeypatch.setattr(
-        "tcertify.sampling.sampler._Batch._worth_a_graph", lambda self, stream, total: True
-    )
-    monkeypatch.setattr("tcertify.sampling.sampler._Batch._warm_up", warm_up)
-    monkeypatch.setattr("tcertify.sampling.sampler._Batch._recorded", recorded)
+    monkeypatch.setattr("tcertify.sampling.batch._KERNEL_ELEMENTS", 0)
+    monkeypatch.setattr("tcertify.sampling.batch.Graphs", Graphs)
+    monkeypatch.setattr(Classifier, "fixed_shape", True)
     replaying = sampler(batch_size=64)
+    replaying.classifier.graphable = True
     if recording == "fails":
         with pytest.warns(UserWarning, match="No CUDA graph"):
             assert replaying.count(*arguments).tolist() == expected.tolist()
@@ -230,6 +237,9 @@ def test_the_batches_before_a_graph_and_its_replays_count_each_sample_once(monke
     else:
         assert replaying.count(*arguments).tolist() == expected.tolist()
         assert stepped == ["warm up"] * 3 + ["replay"] * 12
+        stepped.clear()
+        assert replaying.count(*arguments).tolist() == expected.tolist()
+        assert stepped == ["replay"] * 15
 
 
 class Largest(nn.Module):
@@ -243,20 +253,19 @@ class Largest(nn.Module):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_cuda_graph_gives_the_counts_of_single_launches_and_of_a_cpu(dtype):
     execution, stops = Execution(dtype=dtype), [5000, 1, 0, 777]
-    graph = Sampler(Largest(), 3, 0.5, batch_size=64, execution=execution)
+    graph = of(Largest(), batch_size=64, device="cuda", execution=execution)
     counts = graph.count(IMAGES.cuda(), range(4), 0, stops, ESTIMATION)
-    eager = Sampler(Largest(), 3, 0.5, batch_size=4096, execution=execution)
+    eager = of(Largest(), batch_size=4096, device="cuda", execution=execution)
     expected = eager.count(IMAGES.cuda(), range(4), 0, stops, ESTIMATION)
-    cpu = Sampler(Largest(), 3, 0.5, execution=execution)
+    cpu = of(Largest(), execution=execution)
     assert counts.tolist() == expected.tolist()
     assert counts.tolist() == cpu.count(IMAGES, range(4), 0, stops, ESTIMATION).tolist()
-    assert graph._batch.graphs.keys() == {ESTIMATION}
-    assert not eager._batch.graphs
+    assert ESTIMATION in graph._batch._graphs
+    assert ESTIMATION not in eager._batch._graphs
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("frozen", [False, True])
-def test_a_graph_is_recorded_anew_unless_the_classifier_is_frozen(frozen):
+def test_a_graph_is_recorded_anew_when_an_attribute_of_the_classifier_has_changed():
     class Shifted(Largest):
         shift = 0
 
@@ -264,12 +273,14 @@ def test_a_graph_is_recorded_anew_unless_the_classifier_is_frozen(frozen):
             return super().forward(batch).roll(self.shift, 1)
 
     classifier = Shifted()
-    sampler = Sampler(classifier, 3, 0.5, batch_size=64, frozen=frozen)
+    sampler = of(classifier, batch_size=64, device="cuda")
     arguments = IMAGES[:1].cuda(), [0], 0, 5000, ESTIMATION
     before = sampler.count(*arguments)[0]
+    recorded = sampler._batch._graphs._graphs[ESTIMATION]
+    sampler.count(*arguments)
+    assert sampler._batch._graphs._graphs[ESTIMATION] is recorded
     classifier.shift = 1
-    after = sampler.count(*arguments)[0]
-    assert (after == before).all() == frozen
+    assert sampler.count(*arguments)[0].tolist() == [*before[[2, 0, 1]], before[3]]
 
 
 @pytest.mark.gpu
@@ -280,25 +291,29 @@ def test_a_classifier_that_no_graph_can_hold_is_launched_batch_by_batch():
             return super().forward(batch)
 
     arguments = IMAGES.cuda(), range(4), 0, 1000, ESTIMATION
-    sampler = Sampler(Waiting(), 3, 0.5, batch_size=64)
+    sampler = of(Waiting(), batch_size=64, device="cuda")
     with pytest.warns(UserWarning, match="No CUDA graph"):
         counts = sampler.count(*arguments)
     assert sampler.count(*arguments).tolist() == counts.tolist()  # and not tried again
-    assert counts.tolist() == Sampler(Largest(), 3, 0.5).count(*arguments).tolist()
+    eager = of(Largest(), batch_size=4096, device="cuda")
+    assert counts.tolist() == eager.count(*arguments).tolist()
+    # And torch is as it was.
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    assert torch.randn(1, device="cuda").isfinite()
 
 
 @pytest.mark.gpu
 def test_the_host_does_not_wait_for_the_device_between_looks():
-    sampler = Sampler(Largest(), 3, 0.5, batch_size=64)
+    sampler = of(Largest(), batch_size=64, device="cuda")
     images = IMAGES.cuda()
     sampler.count(images, range(4), 0, 1000, ESTIMATION)
     batch = sampler._batch
     torch.cuda.set_sync_debug_mode("error")
     try:
-        with sampler.execution.running(sampler.classifier, images.device):
+        with sampler.classifier.running():
             for _ in range(20):
                 batch._step(ESTIMATION, 64)
-                batch.graphs[ESTIMATION].replay()
+                batch._graphs.replay(ESTIMATION)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
