@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,9 @@ def _run(recipe: Recipe, data: Path | None, out: Path, resume: bool, workers: in
         path = train(
             network, images, recipe, out, test=test, resume=resume, workers=workers, device=device
         )
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # they hold what holds the process group
+        raise
     finally:
         if several:
             distributed.destroy_process_group()

@@ -14,6 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+
+# torch loads this module at the first step of an optimiser, and its defaults then keep the process
+# group: its threads outlive it and abort the process at exit. Loaded before there is a group, they
+# keep nothing.
+import torch.distributed.nn.functional
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD

@@ -1,3 +1,4 @@
+import os
 import socket
 import subprocess
 import sys
@@ -89,6 +90,51 @@ def test_under_torchrun_the_process_joins_its_group_and_leaves_it(tmp_path, monk
     assert done.exit_code == 0, done.output
     assert (tmp_path / "epoch-00002.safetensors").is_file()
     assert not torch.distributed.is_initialized()
+
+
+LEAVING = """
+import gc, os, sys
+from adre_train.cli import main
+
+def threads():
+    tasks = os.listdir("/proc/self/task")
+    return [open(f"/proc/self/task/{task}/comm").read().strip() for task in tasks]
+
+try:
+    main(sys.argv[1:], standalone_mode=False)
+except Exception as error:
+    kept = error  # as Python keeps one that nobody catches
+    print(f"{type(error).__name__}: {error}")
+gc.collect()
+print([name for name in threads() if "gloo" in name or "tcpstore" in name])
+"""
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("lam=0.1", "epoch-00002.safetensors"), ("lr=1e30", "ClickException: The loss is nan")],
+)
+def test_no_thread_of_the_process_group_outlives_training(tmp_path, setting, message):
+    """A thread that did could free Python objects while Python ends, which aborts the process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path = f"import sys; sys.path[:0] = {sys.path!r}\n"
+    command = [sys.executable, "-c", path + LEAVING, "digits", *TINY, "--set", setting]
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(
+            [*command, "--out", str(tmp_path)],
+            env={**os.environ, **group, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    first, second = (process.communicate()[0].splitlines() for process in processes)
+    assert message in first[0]
+    assert [first[-1], second[-1]] == ["[]", "[]"]
+    assert [process.returncode for process in processes] == [0, 0]
 
 
 def test_the_help_names_every_recipe():
