@@ -36,7 +36,7 @@ def check_floating(name: str, value: Any) -> None:
         raise TypeError(
             f"`{name}` must be torch.float32, torch.float16 or torch.bfloat16, got {value.dtype}."
         )
-    if value.device.type not in ("cpu", "cuda"):
+    if not (value.is_cpu or value.is_cuda):
         raise ValueError(f"`{name}` must be on the CPU or a CUDA device, got {value.device}.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tcertify_kernels import _cuda
@@ -10,6 +11,7 @@ from tcertify_kernels._arguments import check_backend, check_floating, check_ran
 from tcertify_kernels._threads import split
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 _FEW_CLASSES = 128  # counted in shared memory first, which counting.cu holds room for
@@ -70,25 +72,25 @@ def count_votes(
 
     check_backend(backend)
     check_floating("logits", logits)
-    if logits.dim() != 2 or logits.shape[1] < 2:
-        raise ValueError(
-            f"`logits` must have shape (B, C) with C at least 2, got {tuple(logits.shape)}."
-        )
-    check_tensor("logits", logits, tuple(logits.shape), logits.dtype, logits.device)
+    shape, device = logits.shape, logits.device
+    if len(shape) != 2 or shape[1] < 2:
+        raise ValueError(f"`logits` must have shape (B, C) with C at least 2, got {tuple(shape)}.")
+    rows, classes = shape
+    check_tensor("logits", logits, shape, logits.dtype, device)
     if not isinstance(counts, torch.Tensor):
         raise TypeError(f"`counts` must be a torch tensor, got {type(counts).__name__}.")
     slots = counts.shape[0] if counts.dim() else 0
-    check_tensor("counts", counts, (slots, logits.shape[1] + 1), torch.int64, logits.device)
-    check_tensor("slot", slot, (len(logits),), torch.int32, logits.device)
+    check_tensor("counts", counts, (slots, classes + 1), torch.int64, device)
+    check_tensor("slot", slot, (rows,), torch.int32, device)
     if limit is not None:
-        check_tensor("limit", limit, (), torch.int64, logits.device)
-    if logits.device.type == "cpu":
+        check_tensor("limit", limit, (), torch.int64, device)
+    if logits.is_cpu:
         check_range("slot", slot, slots)
-    if logits.numel() == 0:
+    if rows == 0:
         return counts
     if backend == "torch":
         _count_in_torch(counts, logits, slot, limit)
-    elif logits.device.type == "cpu":
+    elif logits.is_cpu:
         _count_on_host(counts, logits, slot, limit)
     else:
         _count_on_device(counts, logits, slot, limit)
@@ -126,22 +128,30 @@ def _count_on_host(
 def _count_on_device(
     counts: torch.Tensor, logits: torch.Tensor, slot: torch.Tensor, limit: torch.Tensor | None
 ) -> None:
-    import numpy as np
-    import torch
-
-    rows, classes = logits.shape
-    few = classes <= _FEW_CLASSES
-    name = f"{'few' if few else 'many'}_{32 if logits.dtype == torch.float32 else 16}"
-    blocks = -(
-        -rows // (_THREADS // 2 if few else _THREADS // 32)
-    )  # what one block takes at a time
+    name, grid, numbers = _launch(logits.shape, counts.shape[0], logits.dtype)
     arguments = (
-        *(tensor.data_ptr() for tensor in (counts, logits, slot)),
-        limit.data_ptr() if limit is not None else 0,
-        *map(np.uint32, (rows, len(counts), classes, _infinity(logits.dtype))),
+        counts.data_ptr(),
+        logits.data_ptr(),
+        slot.data_ptr(),
+        0 if limit is None else limit.data_ptr(),
+        *numbers,
     )
-    grid, block = (min(blocks, _BLOCKS), 1), (_THREADS, 1)
-    _cuda.launch("counting", name, logits.device, grid, block, arguments)
+    _cuda.launch("counting", name, logits.device, grid, (_THREADS, 1), arguments)
+
+
+@lru_cache(maxsize=256)
+def _launch(
+    shape: tuple[int, int], slots: int, dtype: torch.dtype
+) -> tuple[str, tuple[int, int], tuple[np.uint32, ...]]:
+    """Kernel, grid and numbers of a launch: the same for every batch of a run, and kept."""
+    import numpy as np
+
+    rows, classes = shape
+    few = classes <= _FEW_CLASSES
+    name = f"{'few' if few else 'many'}_{8 * dtype.itemsize}"
+    blocks = -(-rows // (_THREADS // 2 if few else _THREADS // 32))  # rows a block takes at a time
+    numbers = tuple(map(np.uint32, (rows, slots, classes, _infinity(dtype))))
+    return name, (min(blocks, _BLOCKS), 1), numbers
 
 
 def _count_in_torch(

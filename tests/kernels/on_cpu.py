@@ -44,11 +44,16 @@ _TYPES = {
 THREADS = 64  # a thread of the block is a pthread, and nothing depends on their number
 
 
-def launch(stem, name, device, grid, block, arguments):
-    """Stand in for tcertify_kernels._cuda.launch, with tensors on the CPU."""
+def check_launch(grid, block):
+    """Assert that a device takes this grid of blocks of 256 threads."""
     assert all(0 < side <= 65535 for side in (grid[1], *block)), (grid, block)
     assert 0 < grid[0] < 2**31
     assert block[0] * block[1] == 256
+
+
+def launch(stem, name, device, grid, block, arguments):
+    """Stand in for tcertify_kernels._cuda.launch, with tensors on the CPU."""
+    check_launch(grid, block)
     kernel = ctypes.cast(getattr(library(), name), ctypes.c_void_p)
     typed = [_TYPES[type(argument)](_plain(argument)) for argument in arguments]
     if stem == "noise":

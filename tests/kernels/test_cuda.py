@@ -14,17 +14,7 @@ import torch
 from benchmarks import registers
 from tcertify_kernels import _cuda, add_noise, count_votes, counting, noise
 from tests.kernels.backends import counted, noisy
-
-
-def _has_nvrtc():
-    try:
-        registers.nvrtc_version()
-    except Exception:  # CuPy raises its finder's own class when NVRTC is missing
-        return False
-    return True
-
-
-needs_nvrtc = pytest.mark.skipif(not _has_nvrtc(), reason="CuPy or NVRTC is not installed")
+from tests.kernels.on_ptx import needs_nvrtc
 
 LAYOUTS = ("contiguous", "channels_last", "colour")
 DTYPES = ("float32", "float16", "bfloat16")
