@@ -4,9 +4,11 @@ from .adapters import from_numpy as from_numpy
 from .adapters import from_onnx as from_onnx
 from .adapters import from_sklearn as from_sklearn
 from .by_name import load as load
+from .by_name import new as new
 from .checkpoints import load_published as load_published
 from .classifier import Classifier as Classifier
 from .execution import Execution as Execution
 from .networks import DigitsNet as DigitsNet
 from .networks import build as build
 from .standardise import Standardise as Standardise
+from .standardise import standardising_layer as standardising_layer

@@ -2,30 +2,68 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-def load_published(model: nn.Module, path: str | Path) -> None:
-    """Load into `model` a checkpoint that this package or the field wrote.
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The parameters of a network by name, and what the file says of it, where it says so.
 
-    A ``.safetensors`` file holds the parameters; any other is what ``torch.save`` wrote, either
-    the parameters or a dict with them under "state_dict", and is read with ``weights_only``, so
-    that it executes nothing. The "module." that DataParallel puts into names is taken out.
+    The "module." that DataParallel puts into names is taken out.
+    """
+
+    state: dict[str, Tensor]
+    architecture: str | None = None
+    num_classes: int | None = None
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint that this package or the field wrote.
+
+    A ``.safetensors`` file holds the parameters, and the record beside it, of the same name with
+    ``.json``, names the architecture where there is one. Any other file is what ``torch.save``
+    wrote, either the parameters or a dict with them under "state_dict" and the architecture under
+    "arch", and is read with ``weights_only``, so that it executes nothing.
 
     Raises
     ------
     ValueError
-        If the file is no checkpoint, is for another architecture, or holds a weight that is not
-        finite; the message names the file and what is wrong with it. `model` is then unchanged.
+        The file is no checkpoint; the message names the file and what is wrong with it.
+    FileNotFoundError
+        There is no such file.
     """
     path = Path(path)
-    state = {
-        ".".join(part for part in name.split(".") if part != "module"): tensor
-        for name, tensor in _read_state(path).items()
+    content = _content(path)
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise ValueError(f"{path} holds no parameters by name.")
+    named = {
+        ".".join(part for part in str(name).split(".") if part != "module"): tensor
+        for name, tensor in state.items()
     }
+    if path.suffix == ".safetensors":
+        return Checkpoint(named, *_recorded(path.with_suffix(".json")))
+    architecture = content.get("arch")
+    return Checkpoint(named, architecture if isinstance(architecture, str) else None)
+
+
+def load_published(model: nn.Module, path: str | Path) -> None:
+    """Load into `model` a checkpoint that this package or the field wrote; see `read_checkpoint`.
+
+    Raises
+    ------
+    ValueError
+        If the file is no checkpoint, is for another architecture, or holds a weight that is not a
+        finite number of the model's kind; the message names the file and what is wrong with it.
+        `model` is then unchanged.
+    """
+    state = read_checkpoint(path).state
     check_state(model, state, str(path))
     model.load_state_dict(state, strict=False)
 
@@ -46,24 +84,46 @@ def check_state(model: nn.Module, state: dict[str, Tensor], source: str) -> None
                 f"{len(own)} entries, such as {names[0]!r}."
             )
     for name, tensor in state.items():
-        if not tensor.isfinite().all():
+        if tensor.is_floating_point() != own[name].is_floating_point() or tensor.is_complex():
+            raise ValueError(f"{source} holds {tensor.dtype} for {name!r}.")
+        if not tensor.to(own[name].dtype).isfinite().all():
             raise ValueError(f"{source} holds a weight that is not finite, in {name!r}.")
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def _content(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
-    except Exception as error:
+    except Exception as error:  # a damaged or hostile file raises almost anything
+        size = path.stat().st_size
+        if "Unsupported global" in str(error):
+            raise ValueError(
+                f"{path} ({size} bytes) holds more than weights, and is not read: whoever made it"
+                " could run code here."
+            ) from None
+        # torch's own advice is to switch the protection off
+        reason = "torch.save did not write it" if "weights_only" in str(error) else str(error)
         raise ValueError(
-            f"{path} ({path.stat().st_size} bytes) is no checkpoint that can be read: {error}"
+            f"{path} ({size} bytes) is no checkpoint that can be read: {reason.splitlines()[0]}"
         ) from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise ValueError(f"{path} holds no parameters by name.")
-    return state
+
+
+def _recorded(record: Path) -> tuple[str | None, int | None]:
+    """Return the architecture and the number of classes that a record beside a checkpoint names."""
+    if not record.is_file():
+        return None, None
+    try:
+        content = json.loads(record.read_bytes())["record"]
+        architecture, classes = content["recipe"]["architecture"], content["data"]["num_classes"]
+        if not (isinstance(architecture, str) and type(classes) is int and 2 <= classes <= 2**24):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(
+            f"{record} names no architecture and number of classes: it is no record of adre-train's"
+        ) from None
+    return architecture, classes

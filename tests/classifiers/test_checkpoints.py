@@ -98,7 +98,7 @@ def test_a_pickle_that_would_run_code_is_refused_unrun(small, tmp_path):
 
     path = tmp_path / "hostile.pt"
     torch.save(Payload(), path)
-    with pytest.raises(ValueError, match="is no checkpoint that can be read"):
+    with pytest.raises(ValueError, match="holds more than weights, and is not read"):
         load_published(small, path)
     assert not (tmp_path / "ran").exists()
 
