@@ -127,7 +127,7 @@ def certify_dataset(
         radii=radii,
         seed=options.get("seed", 0),
     )
-    check_useful(settings.n, settings.levels[-1])
+    check_useful(settings.n, settings.levels[-1], method=settings.method)
     return _run(model, dataset, settings, out, options)
 
 

@@ -113,8 +113,8 @@ class Settings:
         return Schedule(self.looks, self.levels)
 
     def largest_radius(self) -> float:
-        """Return the radius that unanimous votes certify at the last look, in every method."""
-        return largest_radius(self.n, self.levels[-1], self.sigma)
+        """Return the radius that unanimous votes certify at the last look."""
+        return largest_radius(self.n, self.levels[-1], self.sigma, method=self.method)
 
     def certificates(
         self, votes: NDArray[np.int64], top: NDArray[np.int64], look: NDArray[np.int64]

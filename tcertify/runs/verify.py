@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -160,10 +159,8 @@ def _changed(settings: Settings, method: str | None, alpha: float | None) -> Set
     if method == "predict":
         raise ValueError("`method` must certify, got 'predict'.")
     alpha = settings.alpha if alpha is None else check_alpha("alpha", alpha)
-    levels = [level * (alpha / settings.alpha) for level in settings.levels]
-    while math.fsum(levels) > alpha:
-        levels[-1] = math.nextafter(levels[-1], 0)
-    return replace(settings, method=method or settings.method, alpha=alpha, levels=tuple(levels))
+    levels = settings.schedule.scaled(alpha).levels
+    return replace(settings, method=method or settings.method, alpha=alpha, levels=levels)
 
 
 def _best(row: Row, before: Settings, after: Settings) -> tuple[Any, ...]:

@@ -5,24 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaincinv, ndtr, ndtri
+from scipy.special import ndtri
 
 from tcertify._checks import (
     check_alpha,
+    check_choice,
+    check_non_negatives,
     check_positive,
     check_real,
     check_whole,
     check_whole_array,
 )
-from tcertify.certificates import certify_counts
+from tcertify.bounds._approximate import approximate_lower
+from tcertify.certificates import METHODS, certify_votes
+from tcertify.votes import Votes
 
-#: Splits of the normal quantile between p_A and p_B that the approximate bound tries.
-_ANGLES = np.linspace(0, np.pi / 2, 4)
+#: A target that is reached with a smaller probability than this is given up.
+FUTILITY = 0.005
 
 
 @dataclass(frozen=True)
@@ -71,11 +75,6 @@ class Schedule:
         return cls((n,), (alpha,))
 
     @classmethod
-    def doubling(cls, n: int, alpha: float, *, first: int = 100) -> Schedule:
-        """Looks that double up to `n`, with 90 % of `alpha` for the last, the rest split evenly."""
-        return _schedule(_looks(n, first, 2.0), alpha, final_share=0.9, growth=0.0)
-
-    @classmethod
     def geometric(
         cls,
         n: int,
@@ -96,7 +95,7 @@ class Schedule:
         first : int
             No look comes before this many samples.
         ratio : float
-            Above 1. Closer looks overshoot less, and each costs the engine one synchronisation.
+            Above 1. Closer looks overshoot less, and each costs a run one synchronisation.
         final_share : float
             Share of `alpha` for the last look, in (0, 1]. The rest goes to the earlier looks in
             proportion to their sample size: early looks decide images that are far from any
@@ -108,7 +107,19 @@ class Schedule:
         >>> schedule.looks, schedule.alpha
         ((125, 250, 500, 1000), 0.001)
         """
-        return _schedule(_looks(n, first, ratio), alpha, final_share=final_share, growth=1.0)
+        looks, alpha = _looks(n, first, ratio), check_alpha("alpha", alpha)
+        if not 0 < check_real("final_share", final_share) <= 1:
+            raise ValueError(f"`final_share` must be in (0, 1], got {final_share}.")
+        if len(looks) == 1 or final_share == 1:
+            return cls.single(n, alpha)
+        early = np.asarray(looks[:-1], dtype=np.float64)
+        early *= (1 - final_share) * alpha / early.sum()
+        return cls(tuple(looks), _at_most(alpha, [*early.tolist(), final_share * alpha]))
+
+    def scaled(self, alpha: float) -> Schedule:
+        """The same looks at levels in the same proportion that sum to `alpha` at most."""
+        factor = check_alpha("alpha", alpha) / self.alpha
+        return Schedule(self.looks, _at_most(alpha, [factor * level for level in self.levels]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +153,6 @@ def decide(
     radii: Sequence[float],
     method: str = "joint",
     invalid: ArrayLike = 0,
-    futility: float = 0.005,
     wanted: ArrayLike = True,
     so_far: Progress | None = None,
 ) -> Progress:
@@ -153,10 +163,10 @@ def decide(
     radius falls in is decided: the radii below are certified, and the next one above
 
     - lies beyond the radius of any count, or
-    - would not be certified at the last look even if all remaining votes went to `top`, or
-    - would be with a predicted probability below `futility`.
+    - would not be certified at the last look if all remaining votes went to `top`, or
+    - would be with a predicted probability below 0.5 %.
 
-    Stopping early can only lose radius, so the last two need no share of alpha.
+    Stopping early can only lose radius, so none of this needs a share of alpha.
 
     Parameters
     ----------
@@ -170,7 +180,7 @@ def decide(
     schedule : Schedule
         Fixed before the first sample.
     sigma : float
-        Noise, positive.
+        Standard deviation of the noise, positive.
     radii : sequence of float
         Target radii, at least 0; one target is a grid of one. Radius 0 is decided once the image
         is certified at all.
@@ -178,11 +188,8 @@ def decide(
         As for `certify_counts`.
     invalid : array of whole numbers, shape (S,)
         Votes that no class received.
-    futility : float
-        In [0, 0.5). 0 leaves the exact rules alone: samples are then spent until the cell is
-        certain.
     wanted : array of bool, shape (S,)
-        False for images whose radius counts nowhere, such as those whose `top` is known to be
+        False for images whose radius is not needed, such as those whose `top` is known to be
         wrong when certified accuracy is all that is asked for: they are done at their first look.
     so_far : Progress, optional
         The answer to the look before, of the same images in the same order.
@@ -210,97 +217,103 @@ def decide(
     >>> progress.done, progress.radius > 0.5
     (array([ True]), array([ True]))
     """
-    sigma = check_positive("sigma", sigma)
-    targets = _checked_radii(radii)
-    if not 0 <= check_real("futility", futility) < 0.5:
-        raise ValueError(f"`futility` must be in [0, 0.5), got {futility}.")
-    images = _checked_images(counts, top, invalid, look, schedule, method)
-    index = images.look
-    ends = (index == len(schedule.looks) - 1) | ~np.asarray(wanted, dtype=bool)
-    if so_far is None:
-        so_far = Progress(np.zeros(len(index)), np.full(len(index), -1), np.zeros(len(index), bool))
-    rule = _Rule(schedule, sigma, targets, method, futility)
-    guessed = np.maximum(so_far.radius, rule.guessed_radius(images))
-    worth = ~so_far.done & (ends | rule.is_decided(images, guessed))
-    radius, source = so_far.radius.copy(), so_far.look.copy()
-    rows = np.flatnonzero(worth)
-    found = rule.certified_radius(images, rows)
-    better = rows[found >= radius[rows]]
-    radius[better] = found[found >= radius[rows]]
-    source[better] = index[better]
-    done = so_far.done.copy()
-    done[rows] = (ends | rule.is_decided(images, radius))[rows]
-    return Progress(radius, source, done)
+    tops = np.full(np.shape(counts)[:1], top) if np.ndim(top) == 0 else top
+    votes = Votes.of(counts, tops, invalid)
+    if votes.top.ndim != 1:
+        raise ValueError(f"`counts` must have shape (S, C), got {votes.counts.shape}.")
+    rule = Rule(
+        schedule,
+        check_positive("sigma", sigma),
+        _checked_radii(radii),
+        check_choice("method", method, METHODS),
+    )
+    index = _checked_look(votes, look, schedule)
+    return rule.decide(votes, index, np.asarray(wanted, dtype=bool), so_far)
 
 
 @dataclass(frozen=True, eq=False)
-class _Images:
-    """The votes at a look; everything of shape (S,) but the counts (S, C)."""
-
-    counts: NDArray[np.int64]
-    top: NDArray[np.int64]
-    invalid: NDArray[np.int64]
-    k_a: NDArray[np.int64]
-    k_b: NDArray[np.int64]
-    look: NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class _Rule:
-    """What stays the same over the looks."""
+class Rule:
+    """What stays the same over the looks of `decide`; its input is valid."""
 
     schedule: Schedule
     sigma: float
     targets: NDArray[np.float64]
     method: str
-    futility: float
 
-    def certified_radius(self, images: _Images, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-        """The proved radius of `rows`, each at the level of its look."""
-        radius = np.zeros(len(rows))
-        for look in np.unique(images.look[rows]):
-            here = images.look[rows] == look
-            at = rows[here]
-            radius[here] = certify_counts(
-                images.counts[at],
-                images.top[at],
-                sigma=self.sigma,
-                alpha=self.schedule.levels[look],
-                method=self.method,
-                invalid=images.invalid[at],
-            ).radius
+    def decide(
+        self,
+        votes: Votes,
+        look: NDArray[np.int64],
+        wanted: NDArray[np.bool_],
+        so_far: Progress | None = None,
+    ) -> Progress:
+        """`decide` of votes (S,) at these looks."""
+        ends = (look == len(self.schedule.looks) - 1) | ~wanted
+        if so_far is None:
+            so_far = Progress(
+                np.zeros(len(look)), np.full(len(look), -1), np.zeros(len(look), bool)
+            )
+        guessed = np.maximum(so_far.radius, self.guessed_radius(votes, look))
+        worth = ~so_far.done & (ends | self.is_decided(votes, look, guessed))
+        radius, source, done = so_far.radius.copy(), so_far.look.copy(), so_far.done.copy()
+        rows = np.flatnonzero(worth)
+        found = self.certified_radius(votes[rows], look[rows])
+        better = rows[found >= radius[rows]]
+        radius[better], source[better] = found[found >= radius[rows]], look[better]
+        done[rows] = (ends | self.is_decided(votes, look, radius))[rows]
+        return Progress(radius, source, done)
+
+    def certified_radius(self, votes: Votes, look: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The proved radius, each at the level of its look."""
+        radius = np.zeros(len(votes))
+        for index in np.unique(look):
+            here = look == index
+            level = self.schedule.levels[index]
+            radius[here] = self._radius(votes[here], level)
         return radius
 
-    def guessed_radius(self, images: _Images) -> NDArray[np.float64]:
-        """About what `certified_radius` gives, for little work."""
-        n = np.asarray(self.schedule.looks)[images.look]
-        level = np.asarray(self.schedule.levels)[images.look]
-        return self.sigma / 2 * approximate_lower(images.k_a, images.k_b, n, level)
+    def _radius(self, votes: Votes, level: float) -> NDArray[np.float64]:
+        return certify_votes(votes, sigma=self.sigma, alpha=level, method=self.method).radius
 
-    def is_decided(self, images: _Images, radius: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def guessed_radius(self, votes: Votes, look: NDArray[np.int64]) -> NDArray[np.float64]:
+        """About what `certified_radius` gives, for little work."""
+        level = np.asarray(self.schedule.levels)[look]
+        rival = self._rival(votes)
+        return self.sigma / 2 * approximate_lower(votes.k_a, rival, votes.n, level)
+
+    def is_decided(
+        self, votes: Votes, look: NDArray[np.int64], radius: NDArray[np.float64]
+    ) -> NDArray[np.bool_]:
         """Whether the first target that `radius` misses is out of reach."""
         reached = np.where(radius > 0, np.searchsorted(self.targets, radius, side="right"), 0)
         beyond = np.append(self.targets, np.inf)[reached]
         decided: NDArray[np.bool_] = np.isinf(beyond)
-        rows = np.flatnonzero(~decided & (images.look < len(self.schedule.looks) - 1))
-        decided[rows] = self._is_out_of_reach(images, rows, beyond[rows])
+        rows = np.flatnonzero(~decided & (look < len(self.schedule.looks) - 1))
+        decided[rows] = self._is_out_of_reach(votes[rows], beyond[rows])
         return decided
 
-    def _is_out_of_reach(
-        self, images: _Images, rows: NDArray[np.intp], beyond: NDArray[np.float64]
-    ) -> NDArray[np.bool_]:
-        seen = np.asarray(self.schedule.looks)[images.look[rows]]
-        k_a, k_b = images.k_a[rows], images.k_b[rows]
-        t = 2 * beyond / self.sigma
-        out = self._is_unlikely(k_a, k_b, seen, t)
+    def _rival(self, votes: Votes) -> NDArray[np.int64]:
+        """The votes that speak for one rival: to CERTIFY, all but those of A."""
+        return votes.n - votes.k_a if self.method == "certify" else votes.k_b
+
+    def _is_out_of_reach(self, votes: Votes, beyond: NDArray[np.float64]) -> NDArray[np.bool_]:
+        t, rival = 2 * beyond / self.sigma, self._rival(votes)
+        out = self._is_unlikely(votes.k_a, rival, votes.n, t)
         if self.method == "t-certify":  # which also needs p_A > 1/2
-            out |= self._is_unlikely(k_a, seen - k_a, seen, np.zeros_like(t))
+            out |= self._is_unlikely(votes.k_a, votes.n - votes.k_a, votes.n, np.zeros_like(t))
         n, level = self.schedule.n, self.schedule.levels[-1]
-        doubtful = np.flatnonzero(~out & (approximate_lower(k_a + n - seen, k_b, n, level) < t))
+        guessed = approximate_lower(votes.k_a + n - votes.n, rival, n, level)
+        doubtful = np.flatnonzero(~out & (guessed < t))
         if len(doubtful):
-            best = self._largest_final_radius(images, rows[doubtful])
+            best = self._radius(self._all_to_top(votes[doubtful]), level)
             out[doubtful] = (best < beyond[doubtful]) | (best == 0)
         return out
+
+    def _all_to_top(self, votes: Votes) -> Votes:
+        """The votes at the last look if all from here on go to the top class."""
+        counts = votes.counts.copy()
+        counts[np.arange(len(votes)), votes.top] += self.schedule.n - votes.n
+        return Votes(counts, votes.top, votes.invalid)
 
     def _is_unlikely(
         self,
@@ -309,7 +322,7 @@ class _Rule:
         seen: NDArray[np.int64],
         t: NDArray[np.float64],
     ) -> NDArray[np.bool_]:
-        """Whether the last look would reach t with a probability below `futility`.
+        """Whether the last look would reach t with a probability below `FUTILITY`.
 
         The bound that the votes of the last look would give if they came as so far, and the
         normal spread of what is still to come around it.
@@ -317,47 +330,9 @@ class _Rule:
         n, level = self.schedule.n, self.schedule.levels[-1]
         expected = approximate_lower(k_a * (n / seen), k_b * (n / seen), n, level)
         to_come = _deviation(k_a, k_b, seen) * np.sqrt(1 / seen - 1 / n)
-        likely_best: NDArray[np.float64] = expected + to_come * ndtri(1 - self.futility)
+        likely_best: NDArray[np.float64] = expected + to_come * ndtri(1 - FUTILITY)
         unlikely: NDArray[np.bool_] = likely_best < t
         return unlikely
-
-    def _largest_final_radius(self, images: _Images, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-        """The radius at the last look if all votes from here on go to the top class."""
-        seen = np.asarray(self.schedule.looks)[images.look[rows]]
-        counts = images.counts[rows].copy()
-        counts[np.arange(len(rows)), images.top[rows]] += self.schedule.n - seen
-        return certify_counts(
-            counts,
-            images.top[rows],
-            sigma=self.sigma,
-            alpha=self.schedule.levels[-1],
-            method=self.method,
-            invalid=images.invalid[rows],
-        ).radius
-
-
-def approximate_lower(
-    k_a: NDArray[Any], k_b: NDArray[Any], n: ArrayLike, alpha: ArrayLike
-) -> NDArray[np.float64]:
-    """About `joint_lower`, for guesses that no guarantee rests on: votes need not be whole.
-
-    The least of a few bounds that split the normal quantile of alpha between p_A and the rival's
-    share of the votes that A did not get.
-    """
-    samples, z = np.asarray(n), -ndtri(np.asarray(alpha))
-    least = np.full(np.broadcast_shapes(k_a.shape, samples.shape, z.shape), np.inf)
-    for angle in _ANGLES:
-        rest = _upper(samples - k_a, samples, ndtr(z * np.cos(angle)))
-        rival = rest * _upper(k_b, samples - k_a, ndtr(z * np.sin(angle)))
-        least = np.minimum(least, -ndtri(rest) - ndtri(rival))
-    return least
-
-
-def _upper(
-    k: NDArray[Any], n: NDArray[Any], confidence: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    inner = k < n
-    return np.where(inner, betaincinv(k + 1, np.where(inner, n - k, 1), confidence), 1.0)
 
 
 def _deviation(
@@ -381,60 +356,29 @@ def _looks(n: int, first: int, ratio: float) -> list[int]:
     return looks[::-1]
 
 
-def _schedule(looks: list[int], alpha: float, *, final_share: float, growth: float) -> Schedule:
-    """Levels in proportion to look ** growth before the last; their sum rounded to <= alpha."""
-    alpha = check_alpha("alpha", alpha)
-    if not 0 < check_real("final_share", final_share) <= 1:
-        raise ValueError(f"`final_share` must be in (0, 1], got {final_share}.")
-    if len(looks) == 1 or final_share == 1:
-        return Schedule.single(looks[-1], alpha)
-    weights = np.asarray(looks[:-1], dtype=np.float64) ** growth
-    early = (1 - final_share) * alpha * weights / weights.sum()
-    levels = [*early.tolist(), final_share * alpha]
-    while math.fsum(levels) > alpha:
+def _at_most(alpha: float, levels: list[float]) -> tuple[float, ...]:
+    """The levels with the last one lowered until their exact sum is at most alpha."""
+    while sum(map(Fraction, levels)) > alpha:
         levels[-1] = math.nextafter(levels[-1], 0)
-    return Schedule(tuple(looks), tuple(levels))
+    return tuple(levels)
 
 
-def _checked_images(
-    counts: ArrayLike,
-    top: ArrayLike,
-    invalid: ArrayLike,
-    look: ArrayLike,
-    schedule: Schedule,
-    method: str,
-) -> _Images:
-    votes = check_whole_array("counts", counts)
-    if votes.ndim != 2 or votes.shape[1] < 2:
-        raise ValueError(f"`counts` must have shape (S, C) with C >= 2, got {votes.shape}.")
-    size, classes = votes.shape
-    per_image = {
-        "top": check_whole_array("top", top, maximum=classes - 1),
-        "invalid": check_whole_array("invalid", invalid),
-        "look": check_whole_array("look", look, maximum=len(schedule.looks) - 1),
-    }
-    for name, array in per_image.items():
-        if array.shape not in ((), (size,)):
-            raise ValueError(f"`{name}` must have shape {(size,)}, got {array.shape}.")
-        per_image[name] = np.broadcast_to(array, (size,))
-    n = votes.sum(1) + per_image["invalid"]
-    planned = np.asarray(schedule.looks)[per_image["look"]]
-    if (n != planned).any():
-        off = int(np.argmax(n != planned))
+def _checked_look(votes: Votes, look: ArrayLike, schedule: Schedule) -> NDArray[np.int64]:
+    index = check_whole_array("look", look, maximum=len(schedule.looks) - 1)
+    if index.shape not in ((), votes.top.shape):
+        raise ValueError(f"`look` must have shape {votes.top.shape}, got {index.shape}.")
+    index = np.broadcast_to(index, votes.top.shape)
+    planned = np.asarray(schedule.looks)[index]
+    if (votes.n != planned).any():
+        off = int(np.argmax(votes.n != planned))
         raise ValueError(
-            f"`counts` must sum to the samples of their look, {planned[off]}, got {n[off]}."
+            f"`counts` must sum to the samples of their look, {planned[off]}, got {votes.n[off]}."
         )
-    is_top = np.arange(classes) == per_image["top"][:, None]
-    k_a = votes[is_top]
-    # CERTIFY takes all votes but A's for one rival's.
-    k_b = n - k_a if method == "certify" else np.where(is_top, 0, votes).max(1)
-    return _Images(votes, **per_image, k_a=k_a, k_b=k_b)
+    return index
 
 
 def _checked_radii(radii: Sequence[float]) -> NDArray[np.float64]:
-    targets = np.unique([check_real("radii", radius) for radius in radii])
-    bad = ~((targets >= 0) & (targets < np.inf))
-    if bad.any() or not len(targets):
-        shown = targets[bad][0] if bad.any() else "none"
-        raise ValueError(f"`radii` must be non-negative and finite, got {shown}.")
+    targets: NDArray[np.float64] = np.unique(check_non_negatives("radii", list(radii)))
+    if not len(targets):
+        raise ValueError("`radii` must hold at least one radius, got none.")
     return targets
