@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -92,6 +94,10 @@ class SmoothedClassifier:
         Where a plain function runs; the CPU without it. A module runs where its parameters are.
     execution : Execution, optional
         Precision, layout and compilation; without it, the classifier's own precision.
+    allow : iterable of {"random", "rows", "state", "range"}
+        Defects that make certificates void, accepted knowingly. The range of each image is looked
+        at, and the others are looked for on the first one, as docs/guarantees.md tells; what makes
+        nothing void is a warning.
     """
 
     def __init__(
@@ -104,10 +110,15 @@ class SmoothedClassifier:
         batch_size: int | None = None,
         device: torch.device | str | None = None,
         execution: Execution | None = None,
+        allow: Iterable[str] = (),
     ) -> None:
         from tcertify.classifiers import Classifier  # these load torch
         from tcertify.sampling import GaussianNoise, Sampler
+        from tcertify.sampling.defects import check_codes
 
+        self._allow = frozenset(allow)
+        check_codes(self._allow)
+        self._looked = False
         self._sampler = Sampler(
             Classifier.of(base_classifier, num_classes, device=device, execution=execution),
             GaussianNoise(sigma, seed),
@@ -148,6 +159,8 @@ class SmoothedClassifier:
         ValueError
             x is a batch, not floating-point or not finite; arguments out of range; logits whose
             shape is not (B, num_classes).
+        VoidCertificateError
+            A defect that `allow` does not hold.
         """
         from tcertify.sampling import ESTIMATION, SELECTION
 
@@ -157,6 +170,7 @@ class SmoothedClassifier:
         sampler.classifier.check_images(x)
         if not 1 <= x.ndim <= 3:
             raise ValueError(f"`x` must be one image (C, H, W), got shape {tuple(x.shape)}.")
+        self._look(x[None])
         image_id = _image_id(x) if image_id is None else image_id
         selection = sampler.count(x[None], [image_id], 0, n0, SELECTION)[0]
         top = int(selection[:-1].argmax())
@@ -213,9 +227,30 @@ class SmoothedClassifier:
 
         self._sampler.classifier.check_images(x)
         check_alpha("alpha", alpha)
+        self._look(x)
         ids = [_image_id(image) for image in x]
         votes = self._sampler.count(x, ids, 0, check_whole("n", n), PREDICTION)
         return predict_counts(votes[:, :-1], alpha)
+
+    def _look(self, images: Tensor) -> None:
+        """Raise if certificates would be void: the range of all images, the rest on a first one."""
+        from tcertify.sampling.defects import find_defects, outside_range, settle
+
+        if len(images) == 0:
+            return
+        defects = outside_range(images)
+        if not self._looked:
+            defects += find_defects(self._sampler, images[:1])
+        for text in settle(defects, self._allow):
+            warnings.warn(text, stacklevel=3)
+        self._looked = True
+
+    def _limit(self, batch_size: int) -> None:
+        """Go on with at most `batch_size` rows per forward pass."""
+        from tcertify.sampling import Sampler
+
+        here = self._sampler
+        self._sampler = Sampler(here.classifier, here.noise, batch_size=batch_size)
 
 
 class Smooth:
@@ -232,7 +267,7 @@ class Smooth:
         From 0 to 2^64 - 1; the same call gives the same answer.
     method : {"joint", "t-certify", "certify"}
         As in `certify_counts`; "certify" is the one of Cohen et al. (2019).
-    device, execution
+    device, execution, allow
         As in `SmoothedClassifier`.
     """
 
@@ -249,9 +284,8 @@ class Smooth:
         method: str = "joint",
         device: torch.device | str | None = None,
         execution: Execution | None = None,
+        allow: Iterable[str] = (),
     ) -> None:
-        from tcertify.classifiers import Classifier  # loads torch
-
         if method not in METHODS:
             raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}.")
         self.base_classifier = base_classifier
@@ -259,11 +293,16 @@ class Smooth:
         self.sigma = sigma
         self.seed = seed
         self.method = method
-        self._classifier = Classifier.of(
-            base_classifier, num_classes, device=device, execution=execution
+        self._batch_size: int | None = None
+        self._smoothed = SmoothedClassifier(
+            base_classifier,
+            num_classes,
+            sigma,
+            seed=seed,
+            device=device,
+            execution=execution,
+            allow=allow,
         )
-        self._smoothed = self._limited(batch_size=1)
-        self._batch_size = 1
 
     def certify(
         self, x: Tensor, n0: int, n: int, alpha: float, batch_size: int
@@ -314,16 +353,11 @@ class Smooth:
         return int(self._within(batch_size).predict(x[None], n, alpha)[0])
 
     def _within(self, batch_size: int) -> SmoothedClassifier:
-        """Return the smoothed classifier of the call before, unless the limit is another one."""
+        """Return the smoothed classifier; what it keeps goes when the limit is another one."""
         if batch_size != self._batch_size:
-            self._smoothed = self._limited(batch_size)
+            self._smoothed._limit(batch_size)
             self._batch_size = batch_size
         return self._smoothed
-
-    def _limited(self, batch_size: int) -> SmoothedClassifier:
-        return SmoothedClassifier(
-            self._classifier, self.num_classes, self.sigma, seed=self.seed, batch_size=batch_size
-        )
 
 
 def _image_id(x: Tensor) -> int:

@@ -1,6 +1,11 @@
 """SmoothedClassifier and Smooth: the drop-in contract, seeds, modes, and what they refuse."""
 
+import gc
 import inspect
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -9,6 +14,7 @@ from scipy.stats import binomtest
 from torch import nn
 
 from tcertify import ABSTAIN, Smooth, SmoothedClassifier, certify_counts, predict_counts
+from tcertify.errors import VoidCertificateError
 
 
 @pytest.fixture
@@ -52,6 +58,7 @@ def test_no_image_gets_no_prediction(network):
     assert SmoothedClassifier(network, 3, 0.5).predict(torch.empty(0, 3, 2, 2)).shape == (0,)
 
 
+@pytest.mark.filterwarnings("ignore:The classifier changes attributes")
 def test_smooth_takes_no_more_rows_at_a_time_than_it_is_told(x):
     sizes = []
 
@@ -87,15 +94,15 @@ def test_the_global_generator_is_left_alone(network, x):
 
 def test_selection_and_estimation_use_different_noise(x):
     """A classifier that votes by the noise itself: the two samples must not repeat each other."""
-    votes = {}
+    batches = []
 
     class Recorder(nn.Module):
         def forward(self, batch):
-            votes[len(votes)] = batch.clone()
-            return torch.zeros(len(batch), 2)
+            batches.append(batch.clone())
+            return batch.flatten(1)[:, :2]
 
     SmoothedClassifier(Recorder(), 2, 1.0).certify(x, 50, 50)
-    selection, estimation = votes[0].flatten(1), votes[1].flatten(1)
+    selection, estimation = (batch.flatten(1) for batch in batches[-2:])
     assert not (selection[:, None] == estimation[None]).all(-1).any()
 
 
@@ -131,7 +138,7 @@ def test_no_autograd_graph_is_built(x):
     class Watcher(nn.Module):
         def __init__(self):
             super().__init__()
-            self.weight = nn.Parameter(torch.ones(12, 3))
+            self.weight = nn.Parameter(torch.eye(12, 3))
 
         def forward(self, batch):
             assert not torch.is_grad_enabled()
@@ -149,7 +156,9 @@ def test_an_all_nan_network_certifies_nothing(x):
 
 
 def test_equal_logits_vote_for_the_lowest_class(x):
-    found = SmoothedClassifier(lambda batch: torch.ones(len(batch), 3), 3, 0.5).certify(x, 10, 100)
+    smoothed = SmoothedClassifier(lambda batch: torch.ones(len(batch), 3), 3, 0.5)
+    with pytest.warns(UserWarning, match="all equal: a dead network"):
+        found = smoothed.certify(x, 10, 100)
     assert found.counts.tolist() == [100, 0, 0]
 
 
@@ -187,7 +196,10 @@ def test_predict_answers_a_batch(network, x):
         (lambda f, x: SmoothedClassifier(f, 3, 1.0).certify(x[0, 0, 0], 9, 9), "one image"),
         (lambda f, x: SmoothedClassifier(f, 3, 1.0).certify(x / 0, 9, 9), "`x` must be finite"),
         (lambda f, x: SmoothedClassifier(f, 3, 1.0).certify(x.byte(), 9, 9), "got torch.uint8"),
-        (lambda f, x: SmoothedClassifier(f, 4, 1.0).certify(x, 9, 9), r"\(9, 4\), got \(9, 3\)"),
+        (
+            lambda f, x: SmoothedClassifier(f, 4, 1.0).certify(x, 9, 9),
+            r"\(\d+, 4\), got \(\d+, 3\)",
+        ),
         (
             lambda f, x: SmoothedClassifier(lambda b: {"logits": f(b)}, 3, 1.0).certify(x, 9, 9),
             "got dict",
@@ -208,3 +220,109 @@ def test_what_cannot_classify_is_refused(x):
         SmoothedClassifier("resnet", 3, 1.0)
     with pytest.raises(TypeError, match="`x` must be a torch tensor"):
         SmoothedClassifier(nn.Flatten(), 12, 1.0).certify(np.ones((3, 2, 2)), 9, 9)
+
+
+def dice(batch):
+    return batch.flatten(1)[:, :3] + torch.rand(len(batch), 3)
+
+
+def batch_statistics(batch):
+    return batch.flatten(1)[:, :3] - batch.flatten(1)[:, :3].mean(0)
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, batch):
+        self.calls += 1
+        return batch.flatten(1)[:, :3]
+
+
+@pytest.mark.filterwarnings("ignore:The classifier draws from a global")
+@pytest.mark.parametrize(
+    ("classifier", "code"),
+    [(dice, "random"), (batch_statistics, "rows"), (Counting(), "state")],
+)
+def test_what_would_make_certificates_void_is_refused_unless_it_is_allowed(x, classifier, code):
+    for smooth in (Smooth, SmoothedClassifier):
+        refusing = smooth(classifier, 3, 0.5)
+        for call in (refusing.certify, refusing.predict):
+            images = x[None] if call == refusing.predict and smooth is SmoothedClassifier else x
+            arguments = {"certify": (10, 100, 0.05), "predict": (100, 0.05)}[call.__name__]
+            batch_size = (64,) if smooth is Smooth else ()
+            with pytest.raises(VoidCertificateError, match=rf'allow=\["{code}"\]'):
+                call(images, *arguments, *batch_size)
+    allowing = SmoothedClassifier(classifier, 3, 0.5, allow=["random", "rows", "state"])
+    with pytest.warns(UserWarning, match="classifier|batch"):
+        assert allowing.certify(x, 10, 100).counts.sum() == 100
+
+
+def test_images_outside_the_range_are_refused_each_time_unless_that_is_allowed(network, x):
+    smoothed = SmoothedClassifier(network, 3, 0.5)
+    smoothed.certify(x, 10, 100)
+    with pytest.raises(VoidCertificateError, match=r"outside \[0, 1\], in \[.*allow=\[.range.\]"):
+        smoothed.certify(x * 2, 10, 100)
+    with pytest.raises(VoidCertificateError, match="outside"):
+        smoothed.predict(torch.stack([x, x - 1]))
+    with pytest.warns(UserWarning, match="outside"):
+        Smooth(network, 3, 0.5, allow=["range"]).certify(x * 2, 10, 100, 0.05, 64)
+    with pytest.raises(ValueError, match=r"`allow` must hold codes of random, .*got 'dice'"):
+        Smooth(network, 3, 0.5, allow=["dice"])
+
+
+def test_the_method_is_a_keyword_of_smooth(network, x):
+    for method in ("certify", "t-certify", "joint"):
+        answer = Smooth(network, 3, 0.25, method=method).certify(x, 10, 1000, 0.001, 64)
+        found = SmoothedClassifier(network, 3, 0.25).certify(x, 10, 1000, 0.001, method)
+        assert answer == (found.predicted, found.radius)
+    with pytest.raises(ValueError, match=r"`method` must be one of .*, got 'cohen'"):
+        Smooth(network, 3, 0.25, method="cohen")
+
+
+def test_buffers_and_batch_size_stay_from_one_image_to_the_next_and_go_with_the_object(network, x):
+    smooth = Smooth(network, 3, 0.25)
+    smooth.certify(x, 10, 100, 0.05, 64)
+    kept = smooth._smoothed._sampler._batch
+    smooth.certify(1 - x, 10, 100, 0.05, 64)
+    smooth.predict(1 - x, 100, 0.05, 64)
+    assert smooth._smoothed._sampler._batch is kept
+    buffer = weakref.ref(kept._noisy)
+    gc.disable()
+    try:
+        del kept, smooth
+        assert buffer() is None
+    finally:
+        gc.enable()
+
+
+def test_several_threads_that_share_one_get_the_answers_of_one(network):
+    images = torch.rand(4, 3, 2, 2, generator=torch.Generator().manual_seed(2))
+    together = threading.Barrier(2)
+
+    class Meeting(nn.Module):
+        """Lets the other thread come as far as it can, in the middle of a batch."""
+
+        def forward(self, batch):
+            with suppress(threading.BrokenBarrierError):
+                together.wait(0.02)
+            together.reset()
+            return network(batch)
+
+    expected = [
+        SmoothedClassifier(network, 3, 0.5).certify(image, 10, 90).counts.tolist()
+        for image in images
+    ]
+    shared = SmoothedClassifier(Meeting(), 3, 0.5, batch_size=32)
+    network.eval()
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(lambda image: shared.certify(image, 10, 90).counts.tolist(), images)
+        assert [*found] == expected
+
+
+def test_a_plain_function_says_where_it_runs(x):
+    with pytest.raises(ValueError, match=r"on cpu, got them on meta: `device` says where"):
+        SmoothedClassifier(lambda b: b.flatten(1)[:, :3].to("meta"), 3, 0.5).certify(x, 10, 100)
+    with pytest.raises(ValueError, match=r"`device` 'nowhere' cannot be used"):
+        SmoothedClassifier(lambda b: b, 3, 0.5, device="nowhere")

@@ -236,7 +236,7 @@ def _check_classifier(
 ) -> list[str]:
     """Return warnings; raise where certificates would be void, found on the first whole image."""
     from tcertify.runs.images import load_images
-    from tcertify.sampling.defects import check_codes, find_defects, settle
+    from tcertify.sampling.defects import check_codes, find_defects, remarks, settle
 
     check_codes(allow)
     with closing(
@@ -244,7 +244,8 @@ def _check_classifier(
     ) as images:
         for image in images:
             if image.error is None:
-                return settle(find_defects(sampler, image.pixels[None]), allow)
+                found = find_defects(sampler, image.pixels[None])
+                return settle([*remarks(sampler.classifier), *found], allow)
     return []
 
 

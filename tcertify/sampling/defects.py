@@ -1,4 +1,4 @@
-"""What makes a certificate void, found on a first batch and named.
+"""What makes a certificate void, found on a batch and named.
 
 The guarantee speaks of one fixed function of one input. A classifier that rolls dice, that looks at
 its neighbours in the batch or that changes as it runs is no such function.
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 
+from tcertify._checks import check_whole_array
+from tcertify.classifiers.classifier import Classifier
 from tcertify.errors import VoidCertificateError
-from tcertify.sampling.noise import SELECTION
+from tcertify.sampling.noise import SELECTION, GaussianNoise
 from tcertify.sampling.sampler import Sampler
 
 #: What `allow` can accept knowingly.
@@ -26,7 +29,8 @@ CODES = {
     "range": "an image lies outside [0, 1]",
 }
 
-_ROWS = 64
+#: Rows that are compared, and the noise that they carry, in standard deviations of the run's.
+_ROWS, _TIMES = 64, (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -60,52 +64,127 @@ def settle(defects: Iterable[Defect], allow: Iterable[str]) -> list[str]:
     return texts
 
 
-def find_defects(sampler: Sampler, image: torch.Tensor) -> list[Defect]:
-    """Run up to 64 noisy copies of an image in three batches, and compare.
+def outside_range(images: torch.Tensor) -> list[Defect]:
+    """Return the defect of images that do not lie in [0, 1]."""
+    low, high = map(float, images.aminmax())
+    if low >= 0 and high <= 1:
+        return []
+    return [
+        Defect(
+            f"The image lies outside [0, 1], in [{low:.4g}, {high:.4g}]: standardise within the"
+            " classifier, and leave the image as it is.",
+            "range",
+        )
+    ]
+
+
+def remarks(classifier: Classifier) -> list[Defect]:
+    """Return what is worth a warning before anything has run: train mode, or no torch module."""
+    module = classifier.module
+    if not isinstance(module, torch.nn.Module):
+        return [Defect("The classifier is no torch module: its parameters are not known.")]
+    if module.training:
+        return [Defect("The classifier was in train mode; it runs in eval mode.")]
+    return []
+
+
+def find_defects(sampler: Sampler, images: torch.Tensor) -> list[Defect]:
+    """Run up to 64 noisy copies of the images in three batches, and compare.
 
     The first two batches are equal; in the third the copies are permuted and have other
-    neighbours. Logits may differ in their last bits; labels may not.
+    neighbours. Decisions and the logits of classes may differ by rounding, no more. The copies
+    carry 1, 2, 4 and 8 times the noise, so that some are uncertain whatever the images are.
 
     Parameters
     ----------
     sampler : Sampler
-    image : tensor (1, ...)
-        On the device of the classifier.
+    images : tensor (S, ...)
+        On the device of the classifier; a few, one is enough.
     """
-    module = sampler.classifier.module
-    before, generators = sampler.classifier.parts(), _generators()
-    defects = sampler.fitting(image, lambda: _compare_batches(sampler, image))
-    if isinstance(module, torch.nn.Module) and module.training:
-        defects.append(Defect("The classifier was in train mode; it runs in eval mode."))
-    if not isinstance(module, torch.nn.Module):
-        defects.append(Defect("The classifier is no torch module: its parameters are not known."))
-    if sampler.classifier.parts().state != before.state:
+    classifier = sampler.classifier
+    before, generators = classifier.parts(), _generators()
+    defects = sampler.fitting(images, lambda: _probe(sampler, images))
+    after = classifier.parts()
+    if after.state != before.state:
         defects.append(CHANGED_STATE)
+    elif after.structure != before.structure:
+        defects.append(Defect("The classifier changes attributes of its own as it runs."))
     if _generators() != generators:
         defects.append(Defect("The classifier draws from a global random generator."))
     return defects
 
 
-def _compare_batches(sampler: Sampler, image: torch.Tensor) -> list[Defect]:
-    """Return the defects that the logits of three batches show."""
-    assert sampler.batch_size is not None
-    fixed = sampler.classifier.fixed_shape
-    size = sampler.batch_size if fixed else min(2 * _ROWS, sampler.batch_size)
-    rows = min(_ROWS, (size + 1) // 2)
-    copies = _noisy(sampler, image, rows, 0)
-    mates = _noisy(sampler, torch.zeros_like(image), size - rows, rows)
-    others = _noisy(sampler, 1 - image, size - rows, size)
-    order = torch.randperm(rows, generator=torch.Generator().manual_seed(0)).to(image.device)
+def recheck(
+    sampler: Sampler, images: torch.Tensor, image_ids: ArrayLike, first: ArrayLike, stream: int
+) -> list[Defect]:
+    """Cast votes of a run again, in the same batch and in another one; return what differs by more
+    than rounding.
 
+    Parameters
+    ----------
+    sampler, images, image_ids, stream
+        As in `Sampler.count`.
+    first : array of whole numbers (S,), or one for all
+        Of each image, the first of the samples that are cast; together they fill a batch.
+    """
+    ids = check_whole_array("image_ids", image_ids, maximum=2**32 - 1)
+    start = np.broadcast_to(check_whole_array("first", first), len(images))
+
+    def compared() -> list[Defect]:
+        rows, mates = _shares(sampler)
+        at = np.arange(rows + 2 * mates)
+        slot = at % len(images)
+        batch = _copies(
+            sampler.classifier,
+            sampler.noise,
+            images,
+            slot,
+            ids[slot],
+            start[slot] + at // len(images),
+            stream,
+        )
+        return _compare(sampler.classifier, *torch.split(batch, [rows, mates, mates]))
+
+    return sampler.fitting(images, compared)
+
+
+def _probe(sampler: Sampler, images: torch.Tensor) -> list[Defect]:
+    rows, mates = _shares(sampler)
+    louder = [replace(sampler.noise, sigma=sampler.noise.sigma * times) for times in _TIMES]
+    of = np.arange(rows) // len(images) % len(louder)
+    copies = sampler.classifier.empty(rows, images)
+    for which, noise in enumerate(louder):
+        at = np.flatnonzero(of == which)
+        copies[torch.from_numpy(at).to(copies.device)] = _unused(sampler, noise, images, at)
+    zeros, inverted = torch.zeros_like(images), 1 - images
+    others = [
+        _unused(sampler, sampler.noise, near, np.arange(mates) + first)
+        for near, first in ((zeros, rows), (inverted, rows + mates))
+    ]
+    return _compare(sampler.classifier, copies, *others)
+
+
+def _shares(sampler: Sampler) -> tuple[int, int]:
+    """Return how many rows of a batch are compared, and how many are their neighbours."""
+    assert sampler.batch_size is not None
+    rows = min(_ROWS, (sampler.batch_size + 1) // 2)
+    return rows, sampler.batch_size - rows
+
+
+def _compare(
+    classifier: Classifier, copies: torch.Tensor, mates: torch.Tensor, others: torch.Tensor
+) -> list[Defect]:
+    """Return the defects that the logits of three batches show."""
+    order = torch.randperm(len(copies), generator=torch.Generator().manual_seed(0))
+    order = order.to(copies.device)
     batch = torch.cat([copies, mates])
     given = batch.clone()
-    with sampler.classifier.running():
-        logits = sampler.classifier.logits
-        first = logits(batch.clone())[:rows]
-        again = logits(given)[:rows]
-        permuted = logits(torch.cat([others, copies[order]]))[size - rows :]
-    elsewhere = torch.empty_like(permuted)
-    elsewhere[order] = permuted
+    with classifier.running():
+        first = classifier.logits(batch.clone())[: len(copies)].clone()
+        again = classifier.logits(given)[: len(copies)].clone()
+        permuted = classifier.logits(torch.cat([others, copies[order]]))[len(others) :]
+        elsewhere = torch.empty_like(permuted)
+        elsewhere[order] = permuted
 
     defects = []
     if not torch.equal(given, batch):
@@ -123,19 +202,49 @@ def _compare_batches(sampler: Sampler, image: torch.Tensor) -> list[Defect]:
     return defects
 
 
-def _noisy(sampler: Sampler, image: torch.Tensor, rows: int, first_id: int) -> torch.Tensor:
+def _unused(
+    sampler: Sampler, noise: GaussianNoise, images: torch.Tensor, numbers: NDArray[np.int64]
+) -> torch.Tensor:
     """Return noisy copies whose noise belongs to no image of a data set: the highest ids."""
-    if rows == 0:
-        return sampler.classifier.empty(0, image)
-    ids = 2**32 - 1 - first_id - np.arange(rows)
-    return sampler.noisy(image.expand(rows, *image.shape[1:]), ids, SELECTION)
+    slot, zeros = numbers % len(images), np.zeros(len(numbers), np.int64)
+    ids = 2**32 - 1 - numbers
+    return _copies(sampler.classifier, noise, images, slot, ids, zeros, SELECTION)
+
+
+def _copies(
+    classifier: Classifier,
+    noise: GaussianNoise,
+    images: torch.Tensor,
+    slot: NDArray[np.int64],
+    ids: NDArray[np.int64],
+    samples: NDArray[np.int64],
+    stream: int,
+) -> torch.Tensor:
+    """Return noisy copies of ``images[slot]``, as the classifier is given them."""
+    out = classifier.empty(len(slot), images)
+    if len(slot) == 0:
+        return out
+    rows = torch.from_numpy(np.stack([slot, ids, samples])).to(images.device)
+    where = rows[0].to(torch.int32)
+    return noise.add(out, images.float().contiguous(), where, rows[1], rows[2], stream=stream)
 
 
 def _differ(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether labels differ, or logits by more than rounding: sqrt(eps) of their largest size."""
-    slack = torch.finfo(a.dtype).eps ** 0.5 * a.nan_to_num().abs().max()
-    near = torch.allclose(a.float(), b.float(), rtol=0, atol=float(slack), equal_nan=True)
-    return not near or not torch.equal(a.argmax(1), b.argmax(1))
+    """Whether logits differ by more than rounding, or more decisions than ties can explain.
+
+    Rounding is measured by the logits of the classes that receive votes: one class that is masked
+    by a large number must not hide what happens among the others.
+    """
+    decisions = a.argmax(1), b.argmax(1)
+    eps = torch.finfo(a.dtype).eps
+    a, b = a.float(), b.float()
+    sizes = a.abs().masked_fill(~a.isfinite(), 0)
+    voted = torch.zeros(a.shape[1], dtype=torch.bool, device=a.device)
+    voted[torch.cat(decisions)] = True
+    slack = eps**0.5 * torch.maximum(sizes, sizes[:, voted].amax(1, keepdim=True))
+    near = (a == b) | (a.isnan() & b.isnan()) | ((a - b).abs() <= slack)
+    flips = int((decisions[0] != decisions[1]).sum())
+    return not bool(near.all()) or flips > len(a) // 16
 
 
 def _generators() -> list[Any]:

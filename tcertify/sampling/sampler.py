@@ -121,18 +121,6 @@ class Sampler:
             )
         return counts
 
-    def noisy(self, images: torch.Tensor, image_ids: ArrayLike, stream: int) -> torch.Tensor:
-        """Return one noisy copy of each image, as the classifier is given it: sample 0."""
-        slots, device = len(images), images.device
-        return self.noise.add(
-            self.classifier.empty(slots, images),
-            images.float().contiguous(),
-            torch.arange(slots, dtype=torch.int32, device=device),
-            torch.from_numpy(check_whole_array("image_ids", image_ids)).to(device),
-            torch.zeros(slots, dtype=torch.int64, device=device),
-            stream=stream,
-        )
-
     def fitting(self, images: torch.Tensor, work: Callable[[], Result]) -> Result:
         """Return ``work()``, with the batch size halved each time memory runs out."""
         with self._lock:

@@ -1,7 +1,11 @@
 """Sampler: votes that depend on nothing but seed, image, sample and stream."""
 
+import gc
 import subprocess
 import sys
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tcertify.classifiers import Classifier, Execution
+from tcertify.errors import VotesLostError
 from tcertify.sampling import ESTIMATION, SELECTION, GaussianNoise, Sampler
 
 IMAGES = torch.rand(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -240,6 +245,69 @@ def test_the_batches_before_a_graph_and_its_replays_count_each_sample_once(monke
         stepped.clear()
         assert replaying.count(*arguments).tolist() == expected.tolist()
         assert stepped == ["replay"] * 15
+
+
+def test_votes_that_are_lost_are_an_error(monkeypatch):
+    """A graph that is empty replays nothing, and says nothing."""
+
+    class Empty(dict):
+        def __init__(self, device):
+            super().__init__()
+
+        def warm_up(self, step, batches):
+            for _ in range(batches):
+                step()
+
+        def record(self, stream, step):
+            self[stream] = None
+
+        def replay(self, stream):
+            pass
+
+    monkeypatch.setattr("tcertify.sampling.batch._KERNEL_ELEMENTS", 0)
+    monkeypatch.setattr("tcertify.sampling.batch.Graphs", Empty)
+    losing = sampler(batch_size=64)
+    losing.classifier.graphable = True
+    with pytest.raises(VotesLostError, match=r"Image 7 got 192 votes for 5000 samples"):
+        losing.count(IMAGES[:1], [7], 0, 5000, ESTIMATION)
+
+
+def test_threads_that_meet_in_the_middle_of_a_batch_get_their_own_votes():
+    entered, done = threading.Event(), threading.Event()
+
+    def classifier(batch):
+        entered.set()
+        done.wait(0.3)  # long enough for another thread to write into shared buffers
+        return batch.flatten(1)[:, :3]
+
+    shared = of(classifier, batch_size=32)
+    first = IMAGES[:1], [0], 0, 32, ESTIMATION
+    second = IMAGES[1:2], [1], 0, 20, ESTIMATION
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(shared.count, *first)
+        entered.wait(60)
+        two = pool.submit(shared.count, *second)
+        found = one.result().tolist(), two.result().tolist()
+    plain = of(lambda batch: batch.flatten(1)[:, :3])
+    assert found == (plain.count(*first).tolist(), plain.count(*second).tolist())
+
+
+def test_buffers_go_with_the_sampler_and_without_the_garbage_collector():
+    at_work = sampler()
+    at_work.count(IMAGES, range(4), 0, 100, ESTIMATION)
+    buffers = [weakref.ref(at_work._batch), weakref.ref(at_work._batch._noisy)]
+    gc.disable()
+    try:
+        del at_work
+        assert [buffer() for buffer in buffers] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_a_batch_size_is_a_limit_and_a_huge_one_is_no_request_for_memory():
+    at_work = sampler(batch_size=10**13)
+    assert at_work.count(IMAGES, range(4), 0, 10, ESTIMATION).sum() == 40
+    assert at_work.batch_size == 1024
 
 
 class Largest(nn.Module):
