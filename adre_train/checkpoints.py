@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 
 from safetensors.torch import load, save
 from torch import Tensor
+
+from tcertify._files import complete
 
 KEPT = 2
 
@@ -92,17 +93,8 @@ def weights_path(folder: Path, epoch: int) -> Path:
 
 def replace(path: Path, content: bytes) -> None:
     """Put `content` into the file at `path`, whole or not at all, and make it durable."""
-    aside = path.with_name(path.name + ".tmp")
-    with aside.open("wb") as file:
+    with complete(path) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _read(weights: Path, optimizer: Path, record: Path) -> Checkpoint:

@@ -54,7 +54,7 @@ def demo(
     from tcertify.report.plots import plot_certified_accuracy
     from tcertify.runs.engine import certify_dataset
     from tcertify.runs.export import export_run
-    from tcertify.runs.verify import recertify_run
+    from tcertify.runs.recertify import recertify_run
 
     out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()

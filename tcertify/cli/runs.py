@@ -208,7 +208,7 @@ def recertify(
     run: Path, method: str | None, alpha: float | None, out: Path | None, overwrite: bool
 ) -> None:
     """Print the table of RUN under another method or alpha, without a single new sample."""
-    from tcertify.runs.verify import recertify_run
+    from tcertify.runs.recertify import recertify_run
 
     _refuse_existing(out, overwrite)
     table = recertify_run(run, method=method, alpha=alpha)

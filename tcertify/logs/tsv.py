@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tcertify._checks import MAX_SAMPLES, check_whole, check_whole_array
+from tcertify._files import complete_text
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 
@@ -154,25 +155,14 @@ def write_log(
     OSError
         The file cannot be written; one that stood there before is left as it was.
     """
-    path = Path(path)
     rows = _checked_columns(idx, label, predict, radius, seconds)
     check_whole("decimals", decimals, maximum=30)
-    # A pipe or a device is written in place: it must not be replaced by a file.
-    partial = path if path.exists() and not path.is_file() else path.with_name(path.name + ".part")
-    try:
-        with partial.open("w", encoding="ascii", newline="\n") as file:
-            print(*COLUMNS, sep="\t", file=file)
-            for i, true, predicted, r, s in zip(*(column.tolist() for column in rows), strict=True):
-                shown = format_down(r, decimals)
-                took = timedelta(seconds=s)
-                print(i, true, predicted, shown, int(predicted == true), took, sep="\t", file=file)
-        if partial != path:
-            partial.replace(path)
-    except OSError as error:
-        if partial != path:
-            partial.unlink(missing_ok=True)
-        error.filename = error.filename or str(path)
-        raise
+    with complete_text(path) as file:
+        print(*COLUMNS, sep="\t", file=file)
+        for i, true, predicted, r, s in zip(*(column.tolist() for column in rows), strict=True):
+            shown = format_down(r, decimals)
+            took = timedelta(seconds=s)
+            print(i, true, predicted, shown, int(predicted == true), took, sep="\t", file=file)
 
 
 def format_down(value: float, decimals: int) -> str:

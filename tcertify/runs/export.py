@@ -5,14 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tcertify._files import complete, complete_text
 from tcertify.logs.tsv import write_log
 from tcertify.runs.table import RunTable
 
@@ -34,35 +32,35 @@ def export_run(table: RunTable, out: str | os.PathLike[str], format: str = "tsv"
     ModuleNotFoundError
         Parquet without pyarrow, with the line that installs it.
     OSError
-        The file cannot be written.
+        The file cannot be written, or `out` is neither a regular file nor a pipe.
     """
     if format not in FORMATS:
         raise ValueError(f"`format` must be one of {', '.join(FORMATS)}, got {format!r}.")
     if format == "tsv":
         write_log(
             out,
-            idx=table.idx,
+            idx=table.image_id,
             label=table.label,
             predict=table.predicted,
             radius=table.radius,
             seconds=table.seconds,
         )
     elif format == "csv":
-        _write_csv(table, Path(out))
+        _write_csv(table, out)
     else:
-        _write_parquet(table, Path(out))
+        _write_parquet(table, out)
 
 
-def _write_csv(table: RunTable, out: Path) -> None:
+def _write_csv(table: RunTable, out: str | os.PathLike[str]) -> None:
     columns = _columns(table)
-    with _complete(out) as path, open(path, "w", newline="", encoding="ascii") as file:
+    with complete_text(out) as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         # tolist() gives Python floats, whose repr is exact
         writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
 
 
-def _write_parquet(table: RunTable, out: Path) -> None:
+def _write_parquet(table: RunTable, out: str | os.PathLike[str]) -> None:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -71,24 +69,11 @@ def _write_parquet(table: RunTable, out: Path) -> None:
             'Parquet needs pyarrow: pip install "tcertify[parquet]".'
         ) from None
     metadata = {"tcertify": json.dumps(table.parameters)}
-    with _complete(out) as path:
-        parquet.write_table(pyarrow.table(_columns(table)).replace_schema_metadata(metadata), path)
+    content = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.table(_columns(table)).replace_schema_metadata(metadata), content)
+    with complete(out) as file:  # in one piece, since a pipe cannot be asked for its position
+        file.write(content.getvalue())
 
 
 def _columns(table: RunTable) -> dict[str, NDArray[Any]]:
     return {name: value for name, value in vars(table).items() if isinstance(value, np.ndarray)}
-
-
-@contextmanager
-def _complete(out: Path) -> Iterator[Path]:
-    """Yield a path to write; rename it to `out` at the end, or remove it."""
-    if out.exists() and not out.is_file():  # a pipe or a device is written in place
-        yield out
-        return
-    partial = out.with_name(f"{out.name}.part")
-    try:
-        yield partial
-        os.replace(partial, out)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

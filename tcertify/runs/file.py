@@ -1,128 +1,82 @@
-"""The run file: every certificate with the counts that prove it, in one SQLite file.
+"""The run file: every certificate with the votes that prove it, in one SQLite file.
 
 The file is whole at any moment: it is written in WAL mode, with ``synchronous=FULL``, so that a
 committed image survives the end of the process and of the power. One fsync per commit is the
 price; images are committed together, four times a second at most, so it is hardly felt.
+
+docs/run-file.md describes the format.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import functools
 import hashlib
 import json
-import operator
 import os
-import socket
 import sqlite3
+import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tcertify._checks import MAX_SAMPLES
+from tcertify._files import complete
 from tcertify.errors import RunFileError
+from tcertify.runs.lock import Lock
+from tcertify.runs.row import MAX_IMAGES, Record, Row, pack, storable, unpack
+from tcertify.runs.settings import Settings
 
 FORMAT = 1
-_APPLICATION_ID = int.from_bytes(b"tcrt")
+_APPLICATION_ID = int.from_bytes(b"tcrf")
+_UNRELEASED = int.from_bytes(b"tcrt")
 _COMMIT_SECONDS = 0.25
 
-_RUN_TABLE = """CREATE TABLE run (
+#: Images that one file may plan; larger data sets are divided into shards.
+MAX_PLAN = 2**22
+
+#: Nothing larger is read: a text of the head, a warning, and any value at all.
+_MOST_JSON, _MOST_WARNINGS, _MOST_BYTES = 2**20, 1000, 2**26
+_MOST_UNREADABLE = 10_000
+
+#: Parameters that a resume does not compare as they stand: `provenance.check_probe` does.
+_COMPARED_ELSEWHERE = {"probe"}
+
+_TABLES = (
+    """CREATE TABLE run (
   one INTEGER PRIMARY KEY CHECK (one = 1),
   parameters TEXT NOT NULL,
   environment TEXT NOT NULL,
-  plan TEXT NOT NULL,
+  plan BLOB NOT NULL,
+  whole BLOB,
   checksum TEXT NOT NULL
-)"""
-
-_CERTIFICATE_TABLE = """CREATE TABLE certificate (
-  idx INTEGER PRIMARY KEY CHECK (idx >= 0),
-  label INTEGER NOT NULL,
+)""",
+    """CREATE TABLE certificate (
+  image_id INTEGER PRIMARY KEY CHECK (image_id >= 0),
+  label INTEGER NOT NULL CHECK (label >= 0),
   predicted INTEGER NOT NULL CHECK (predicted >= -1),
   radius REAL NOT NULL CHECK (radius >= 0),
   p_a_lower REAL NOT NULL CHECK (p_a_lower BETWEEN 0 AND 1),
   p_b_upper REAL NOT NULL CHECK (p_b_upper BETWEEN 0 AND 1),
-  method TEXT NOT NULL,
-  alpha REAL NOT NULL CHECK (alpha > 0 AND alpha < 1),
-  sigma REAL NOT NULL CHECK (sigma > 0),
-  seed INTEGER NOT NULL,
-  n0 INTEGER NOT NULL CHECK (n0 >= 0),
   n INTEGER NOT NULL CHECK (n >= 0),
+  invalid INTEGER NOT NULL CHECK (invalid BETWEEN 0 AND n),
+  top INTEGER NOT NULL CHECK (top >= -1),
   look INTEGER NOT NULL CHECK (look >= 0),
-  invalid INTEGER NOT NULL CHECK (invalid >= 0),
-  selection TEXT NOT NULL,
-  estimation TEXT NOT NULL,
-  seconds REAL NOT NULL,
+  selection BLOB NOT NULL,
+  looks BLOB NOT NULL,
+  squared_levels INTEGER,
+  seconds REAL NOT NULL CHECK (seconds >= 0),
   error TEXT,
   checksum TEXT NOT NULL
-)"""
-
-_WARNING_TABLE = "CREATE TABLE warning (text TEXT PRIMARY KEY)"
-_TABLES = {"run": _RUN_TABLE, "certificate": _CERTIFICATE_TABLE, "warning": _WARNING_TABLE}
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One image of a run: what was certified and the votes that prove it.
-
-    ``selection`` and ``estimation`` are votes as `encode_votes` writes them: the selection sample,
-    and the estimation sample at each look; ``n`` and ``invalid`` are those of the last look, and
-    ``look`` is the one that gave the certificate. ``predicted`` is -1 for an abstention; ``error``
-    says why an image is invalid, and such an image is never certified.
-    """
-
-    idx: int
-    label: int
-    predicted: int
-    radius: float
-    p_a_lower: float
-    p_b_upper: float
-    method: str
-    alpha: float
-    sigma: float
-    seed: int
-    n0: int
-    n: int
-    look: int
-    invalid: int
-    selection: str
-    estimation: str
-    seconds: float
-    error: str | None = None
-
-
-_COLUMNS = ", ".join(field.name for field in fields(Row))
-_TYPES = [
-    {"int": int, "float": float, "str": str}.get(str(field.type), (str, type(None)))
-    for field in fields(Row)
-]
-
-
-def encode_votes(looks: NDArray[np.int64]) -> str:
-    """Return the votes of each look (K, C + 1) as JSON, one object of class: votes a look."""
-    return json.dumps([{str(c): int(look[c]) for c in np.flatnonzero(look)} for look in looks])
-
-
-def decode_votes(text: str, num_classes: int) -> NDArray[np.int64]:
-    """Return the int64 votes (K, C + 1) that `encode_votes` wrote; a ValueError names a defect."""
-    try:
-        looks = json.loads(text, object_pairs_hook=_unique)
-        votes = np.zeros((len(looks), num_classes + 1), np.int64)
-        for vote, look in zip(votes, looks, strict=True):
-            for key, count in look.items():
-                if not (type(count) is int and 0 < count <= MAX_SAMPLES):
-                    raise ValueError(f"{count!r} votes for class {key}")
-                if not (key.isdecimal() and int(key) <= num_classes):
-                    raise ValueError(f"votes for class {key!r} of {num_classes}")
-                vote[int(key)] = count
-    except (TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise ValueError(f"These are not votes: {error}.") from None
-    return votes
+)""",
+    "CREATE TABLE warning (text TEXT PRIMARY KEY)",
+)
+_SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_schema"
+_COLUMNS = ", ".join(Record._fields)
+_TYPES = tuple(get_type_hints(Record).values())
 
 
 class RunWriter:
@@ -130,11 +84,25 @@ class RunWriter:
 
     Parameters
     ----------
-    path : the run file.
-    parameters : what the rows depend on; a resume with other parameters is refused.
-    environment : what is worth knowing besides (versions, device, time).
-    plan : the indices of the images that the run is to certify.
-    resume, overwrite : continue, or replace, a run file that exists; else it is an error.
+    path
+        The run file.
+    parameters
+        What the rows depend on, `Settings` among them; a resume with others is refused.
+    environment
+        What is worth knowing besides (device, batch size, time).
+    plan
+        The images that this file is to certify; a resume adds to those planned before.
+    whole
+        The images of the whole run, where this file is a shard of it.
+    resume, overwrite
+        Continue, or replace, a run file that exists; else it is an error.
+
+    Attributes
+    ----------
+    done : set of int
+        The images whose rows are there.
+    parameters : dict
+        Those of the file.
 
     Raises
     ------
@@ -150,29 +118,38 @@ class RunWriter:
         environment: dict[str, Any],
         plan: Sequence[int],
         *,
+        whole: Sequence[int] | None = None,
         resume: bool = False,
         overwrite: bool = False,
     ) -> None:
         self.path = Path(path)
+        self.parameters: dict[str, Any] = json.loads(_json(parameters))
+        self.settings = Settings.from_parameters(self.parameters)
         self.done: set[int] = set()
-        self._lock = _Lock(self.path)
+        self._plan = list(plan)
+        real = Path(os.path.realpath(path))
+        with _named(self.path, "create"):
+            if real.is_dir():
+                raise RunFileError(f"Cannot write `{path}`: it is a folder.")
+            self._lock = Lock(real)
         try:
-            if self.path.exists():
-                self._check_existing(parameters, resume, overwrite)
-            if overwrite or not self.path.exists():
-                _create(self.path, parameters, environment, plan)
+            if real.exists():
+                self._check_existing(resume, overwrite)
+            if overwrite or not real.exists():
+                _create(self.path, self.parameters, environment, self._plan, whole)
             with _named(self.path, "write"):
-                self._db = sqlite3.connect(self.path, isolation_level=None)
+                self._file = os.stat(real)
+                self._db = _connect(real)
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
-                self._begin(parameters, environment, plan)
+                self._begin(environment, whole)
         except BaseException:
             self._lock.release()
             raise
         if self._lock.stale:
             self.warn(f"The writer before, {self._lock.stale}, ended without closing the file.")
 
-    def _check_existing(self, parameters: dict[str, Any], resume: bool, overwrite: bool) -> None:
+    def _check_existing(self, resume: bool, overwrite: bool) -> None:
         """Refuse a foreign file always, and a run file unless it may be continued or replaced."""
         with RunFile(self.path) as run:
             if overwrite:
@@ -182,24 +159,24 @@ class RunWriter:
                     f"`{self.path}` exists: resume the run that it holds, or overwrite it."
                 )
             run.check_structure()
-            differences = _differences(run.parameters, json.loads(_json(parameters)))
+            differences = _differences(run.parameters, self.parameters)
             if differences:
                 raise RunFileError(
                     f"Cannot resume `{self.path}`, it was made otherwise: {'; '.join(differences)}."
                 )
-            self.done = {row.idx for row in run.rows()}
+            self.parameters = run.parameters
+            self.done = {record.image_id for record in run.records()}
+            self._plan = [*dict.fromkeys((*run.plan, *self._plan))]
 
-    def _begin(
-        self, parameters: dict[str, Any], environment: dict[str, Any], plan: Sequence[int]
-    ) -> None:
+    def _begin(self, environment: dict[str, Any], whole: Sequence[int] | None) -> None:
         """Note who writes now, and drop the rows that lost their checksums, to make them again."""
         self._db.execute("BEGIN IMMEDIATE")
-        _write_head(self._db, parameters, environment, plan)
-        stored = [idx for (idx,) in self._db.execute("SELECT idx FROM certificate")]
-        for idx in stored:
-            if idx not in self.done:
-                self._db.execute("DELETE FROM certificate WHERE idx = ?", (idx,))
-                self.warn(f"The row of image {idx} was damaged; the image is certified again.")
+        _write_head(self._db, self.parameters, environment, self._plan, whole)
+        stored = [image for (image,) in self._db.execute("SELECT image_id FROM certificate")]
+        for image in stored:
+            if image not in self.done:
+                self._db.execute("DELETE FROM certificate WHERE image_id = ?", (image,))
+                self.warn(f"The row of image {image} was damaged; the image is certified again.")
         self._db.execute("COMMIT")
         self._committed = time.monotonic()
 
@@ -215,37 +192,62 @@ class RunWriter:
         self.close()
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Add rows; an equal row that is there already is kept, a different one is an error."""
+        """Add rows; an equal row that is there already is kept, a different one is an error.
+
+        Raises
+        ------
+        RunFileError
+            A row whose votes are not those that the run's settings ask for, or one that differs
+            from what is there; or the file cannot be written any more.
+        """
         with _named(self.path, "write"):
             if not self._db.in_transaction:
                 self._db.execute("BEGIN IMMEDIATE")
             for row in rows:
                 self._insert(row)
-                self.done.add(row.idx)
+                self.done.add(row.image_id)
         if time.monotonic() - self._committed > _COMMIT_SECONDS:
             self.commit()
 
     def _insert(self, row: Row) -> None:
-        marks = ", ".join("?" * (len(fields(Row)) + 1))
+        record = self._checked(row)
+        marks = ", ".join("?" * (len(record) + 1))
         inserted = self._db.execute(
-            f"INSERT INTO certificate VALUES ({marks}) ON CONFLICT (idx) DO NOTHING",
-            _sealed(astuple(row)),
+            f"INSERT INTO certificate VALUES ({marks}) ON CONFLICT (image_id) DO NOTHING",
+            _sealed(record),
         ).rowcount
         if inserted:
             return
-        query = f"SELECT {_COLUMNS} FROM certificate WHERE idx = ?"
-        there = Row(*self._db.execute(query, (row.idx,)).fetchone())
-        if replace(there, seconds=row.seconds) != row:
-            raise RunFileError(f"`{self.path}` holds another row for image {row.idx}.")
+        query = f"SELECT {_COLUMNS} FROM certificate WHERE image_id = ?"
+        there = Record(*self._db.execute(query, (row.image_id,)).fetchone())
+        if there._replace(seconds=row.seconds) != record:
+            raise RunFileError(f"`{self.path}` holds another row for image {row.image_id}.")
+
+    def _checked(self, row: Row) -> Record:
+        record = row.record()
+        try:
+            row.check(self.settings)
+            if defect := record.defect(self.settings.num_classes):
+                raise ValueError(f"{defect}.")
+        except ValueError as error:
+            raise RunFileError(
+                f"`{self.path}` takes no such row for image {row.image_id}: {error}"
+            ) from None
+        return record
 
     def warn(self, text: str) -> None:
         """Store a warning with the run, once."""
         with _named(self.path, "write"):
-            self._db.execute("INSERT OR IGNORE INTO warning VALUES (?)", (text,))
+            self._db.execute("INSERT OR IGNORE INTO warning VALUES (?)", (storable(text),))
 
     def commit(self) -> None:
-        """Make what was added durable."""
+        """Make what was added durable; a RunFileError where the file is there no more."""
         with _named(self.path, "write"):
+            if not _is(self.path, self._file):
+                raise RunFileError(
+                    f"`{self.path}` was removed or replaced while it was written: what was"
+                    " certified is lost."
+                )
             if self._db.in_transaction:
                 self._db.execute("COMMIT")
         self._committed = time.monotonic()
@@ -260,53 +262,63 @@ class RunWriter:
 
 
 class RunFile:
-    """A run file, read: its parameters, and its rows as long as they are whole.
+    """A run file, read: its parameters, and every row whose checksum matches.
 
     ``damage`` grows by one sentence for each damaged thing that is met; nothing damaged is ever
-    returned. A file that is not a run file at all raises `RunFileError`.
+    returned. What is read is bounded, whatever the file says.
+
+    Attributes
+    ----------
+    parameters, environment : dict
+        What the rows depend on, and what is worth knowing besides.
+    settings : Settings
+        Those among the parameters.
+    plan, whole : list of int
+        The images that this file is to certify, and those of the run that it is a shard of.
+    warnings, damage : list of str
+
+    Raises
+    ------
+    RunFileError
+        The file is no run file, has another format, or its parameters cannot be read.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.damage: list[str] = []
         with _named(self.path, "read"):
-            _check_magic(self.path)
-            # Without a write-ahead log nothing is pending, and a read-only folder will do.
-            pending = Path(f"{self.path}-wal").exists()
-            uri = f"{self.path.absolute().as_uri()}?{'mode=ro' if pending else 'immutable=1'}"
-            self._db = sqlite3.connect(uri, uri=True, isolation_level=None)
-            self._db.text_factory = lambda raw: raw.decode("utf-8", "replace")
+            self._head = _checked_head(self.path)
+            self._db = _connect(Path(os.path.realpath(path)), read_only=True)
         try:
-            self._read_run()
+            with _named(self.path, "read"):
+                self._read_run()
         except BaseException:
             self._db.close()
             raise
 
     def _read_run(self) -> None:
-        with _named(self.path, "read"):
-            # Lets SQLite read what is left of a truncated file.
-            self._db.execute("PRAGMA writable_schema = ON")
-            (application,) = self._db.execute("PRAGMA application_id").fetchone()
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            schema = dict(self._db.execute("SELECT name, sql FROM sqlite_schema WHERE sql <> ''"))
-            if application != _APPLICATION_ID:
-                raise RunFileError(f"`{self.path}` is an SQLite file of another program.")
-            if version != FORMAT:
-                raise RunFileError(
-                    f"`{self.path}` has the format {version}; this version reads {FORMAT}."
-                )
-            if schema != _TABLES:
-                raise RunFileError(f"`{self.path}` has other tables than a run file: damaged?")
-            head = self._db.execute("SELECT * FROM run").fetchone()
-            self.warnings = [text for (text,) in self._db.execute("SELECT text FROM warning")]
-        if head is None or not _is_sealed(head):
+        expected = _expected_schema()
+        if self._db.execute(_SCHEMA).fetchmany(len(expected) + 1) != expected:
+            raise RunFileError(f"`{self.path}` has other tables than a run file: damaged?")
+        heads = self._db.execute("SELECT * FROM run").fetchmany(2)
+        if len(heads) != 1 or not _is_sealed(heads[0]):
             raise RunFileError(f"`{self.path}` is damaged: its parameters cannot be read.")
+        _, parameters, environment, plan, whole, _ = heads[0]
         try:
-            self.parameters: dict[str, Any] = dict(json.loads(head[1]))
-            self.environment: dict[str, Any] = dict(json.loads(head[2]))
-            self.plan: list[int] = [operator.index(idx) for idx in json.loads(head[3])]
+            self.parameters = _parsed(parameters)
+            self.environment = _parsed(environment)
+            self.plan = _images(plan)
+            self.whole = self.plan if whole is None else _images(whole)
         except (TypeError, ValueError, RecursionError) as error:
             raise RunFileError(f"`{self.path}` has parameters of another kind: {error}.") from None
+        try:
+            self.settings = Settings.from_parameters(self.parameters)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise RunFileError(
+                f"`{self.path}` has parameters that make no sense: {error}"
+            ) from None
+        query = f"SELECT substr(text, 1, 10000) FROM warning LIMIT {_MOST_WARNINGS}"
+        self.warnings = [str(text) for (text,) in self._db.execute(query)]
 
     def __enter__(self) -> Self:
         return self
@@ -320,31 +332,51 @@ class RunFile:
         self._db.close()
 
     def rows(self) -> Iterator[Row]:
-        """Yield the whole rows in the order of their indices, one at a time."""
+        """Yield the whole rows in the order of their images, one at a time."""
+        for record in self.records():
+            try:
+                yield Row.from_record(record, self.settings)
+            except ValueError as error:
+                self.damage.append(f"The row of image {record.image_id} holds no votes: {error}.")
+
+    def records(self) -> Iterator[Record]:
+        """Yield the rows of `rows` as they stand in the file, their votes unread."""
         last = -1
         try:
             for values in self._db.execute(f"SELECT {_COLUMNS}, checksum FROM certificate"):
+                if not values[0] > last:
+                    self.damage.append("The table of certificates is damaged: its order is lost.")
+                    return
                 last = values[0]
                 yield from self._whole(values)
         except sqlite3.Error as error:
             self.damage.append(f"The table of certificates is damaged: {error}.")
-            yield from self._rows_one_by_one(last)
+            yield from self._records_one_by_one(last)
 
-    def _rows_one_by_one(self, last: int) -> Iterator[Row]:
-        query = f"SELECT {_COLUMNS}, checksum FROM certificate WHERE idx = ?"
-        for idx in sorted(idx for idx in self.plan if idx > last):
+    def _records_one_by_one(self, last: int) -> Iterator[Record]:
+        query = f"SELECT {_COLUMNS}, checksum FROM certificate WHERE image_id = ?"
+        unreadable = 0
+        for image in sorted(image for image in self.plan if image > last):
             try:
-                for values in self._db.execute(query, (idx,)):
+                for values in self._db.execute(query, (image,)):
                     yield from self._whole(values)
             except sqlite3.Error:
-                self.damage.append(f"The row of image {idx} cannot be read.")
+                self.damage.append(f"The row of image {image} cannot be read.")
+                unreadable += 1
+            if unreadable == _MOST_UNREADABLE:
+                return
 
-    def _whole(self, values: tuple[Any, ...]) -> Iterator[Row]:
+    def _whole(self, values: tuple[Any, ...]) -> Iterator[Record]:
         typed = all(isinstance(value, kind) for value, kind in zip(values, _TYPES, strict=False))
-        if typed and _is_sealed(values):
-            yield Row(*values[:-1])
-        else:
+        if not (typed and _is_sealed(values)):
             self.damage.append(f"The row of image {values[0]} does not match its checksum.")
+            return
+        record = Record(*values[:-1])
+        defect = record.defect(self.settings.num_classes)
+        if defect:
+            self.damage.append(f"The row of image {values[0]} is not a row: {defect}.")
+        else:
+            yield record
 
     def structure(self) -> list[str]:
         """Return what is wrong with the file: its length, and ``PRAGMA integrity_check``."""
@@ -355,11 +387,16 @@ class RunFile:
         return self._truncation() + [text for text in found if text != "ok"]
 
     def _truncation(self) -> list[str]:
-        # SQLite reads the end of a torn last page as zeros.
-        with open(self.path, "rb") as file:
-            head, size = file.read(100), os.fstat(file.fileno()).st_size
-        pages, page = int.from_bytes(head[28:32]), int.from_bytes(head[16:18])
-        whole = pages * (65536 if page == 1 else page)
+        """Return whether the file is shorter than it says: SQLite reads what is missing as zeros.
+
+        Where a write-ahead log is left, the pages that the file lacks are in there: a checkpoint
+        was cut short by a full disk or a kill, and SQLite completes it.
+        """
+        log = Path(f"{os.path.realpath(self.path)}-wal")
+        if log.exists() and log.stat().st_size:
+            return []
+        pages, page = int.from_bytes(self._head[28:32]), int.from_bytes(self._head[16:18])
+        whole, size = pages * (65536 if page == 1 else page), self.path.stat().st_size
         return [f"it ends after {size} of {whole} bytes"] if size < whole else []
 
     def check_structure(self) -> None:
@@ -369,59 +406,52 @@ class RunFile:
             raise RunFileError(f"`{self.path}` is damaged: {found[0]}.")
 
 
-class _Lock:
-    """The lock file beside a run file. The system frees it with its process, however that ends."""
-
-    def __init__(self, run: Path) -> None:
-        self._path = Path(f"{run}.lock")
-        with _named(run, "create"):
-            if run.is_dir():
-                raise RunFileError(f"Cannot write `{run}`: it is a folder.")
-            while not self._taken():
-                self._file.close()
-            self._file.seek(0)
-            self.stale = self._file.read().strip()
-            self._file.truncate(0)
-            self._file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
-            self._file.flush()
-
-    def _taken(self) -> bool:
-        """Return whether the lock was taken on the file that the path still names."""
-        self._file = open(self._path, "a+")  # noqa: SIM115 - held for the life of the writer
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.seek(0)
-            owner = self._file.read().strip() or "another process"
-            self._file.close()
-            raise RunFileError(f"`{self._path}` is held by {owner}, which is writing.") from None
-        with contextlib.suppress(FileNotFoundError):
-            return os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._path))
-        return False
-
-    def release(self) -> None:
-        self._path.unlink(missing_ok=True)
-        self._file.close()
+def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open a database so that nothing in it is executed and nothing large is read."""
+    access = "mode=rw"
+    if read_only:
+        # Without a write-ahead log nothing is pending, and a read-only folder will do.
+        access = "mode=ro" if Path(f"{path}-wal").exists() else "immutable=1"
+    db = sqlite3.connect(f"{path.as_uri()}?{access}", uri=True, isolation_level=None)
+    db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MOST_BYTES)
+    db.execute("PRAGMA trusted_schema = OFF")
+    if read_only:
+        db.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        # Lets SQLite read what is left of a truncated file.
+        db.execute("PRAGMA writable_schema = ON")
+    return db
 
 
 def _create(
-    path: Path, parameters: dict[str, Any], environment: dict[str, Any], plan: Sequence[int]
+    path: Path,
+    parameters: dict[str, Any],
+    environment: dict[str, Any],
+    plan: Sequence[int],
+    whole: Sequence[int] | None,
 ) -> None:
-    """Write an empty run file whole, then move it into place: no moment has half of one."""
-    new = Path(f"{path}.new")
-    with _named(path, "create"):
-        new.unlink(missing_ok=True)
-        with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as db:
-            db.execute("BEGIN")
-            db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version = {FORMAT}")
-            for statement in _TABLES.values():
-                db.execute(statement)
-            _write_head(db, parameters, environment, plan)
-            db.execute("COMMIT")
-        for suffix in ("-wal", "-shm"):
-            Path(f"{path}{suffix}").unlink(missing_ok=True)
-        os.replace(new, path)
+    """Write a run file without rows, whole or not at all."""
+    with _named(path, "create"), complete(path) as file:
+        with contextlib.closing(_empty()) as db:
+            _write_head(db, parameters, environment, plan, whole)
+            file.write(db.serialize())
+        for suffix in ("-wal", "-shm"):  # of the file that stood here before
+            Path(f"{os.path.realpath(path)}{suffix}").unlink(missing_ok=True)
+
+
+def _empty() -> sqlite3.Connection:
+    """Return a database in memory with the tables of a run file."""
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+    db.execute(f"PRAGMA user_version = {FORMAT}")
+    for statement in _TABLES:
+        db.execute(statement)
+    return db
+
+
+@functools.cache
+def _expected_schema() -> list[tuple[Any, ...]]:
+    with contextlib.closing(_empty()) as db:
+        return db.execute(_SCHEMA).fetchall()
 
 
 def _write_head(
@@ -429,12 +459,17 @@ def _write_head(
     parameters: dict[str, Any],
     environment: dict[str, Any],
     plan: Sequence[int],
+    whole: Sequence[int] | None,
 ) -> None:
-    values = [1, _json(parameters), _json(environment), _json(list(plan))]
-    db.execute("INSERT OR REPLACE INTO run VALUES (?, ?, ?, ?, ?)", _sealed(values))
+    images = [None if ids is None else pack(np.array(ids, np.int64)) for ids in (plan, whole)]
+    values = [1, _json(parameters), _json(environment), *images]
+    db.execute("INSERT OR REPLACE INTO run VALUES (?, ?, ?, ?, ?, ?)", _sealed(values))
 
 
-def _check_magic(path: Path) -> None:
+def _checked_head(path: Path) -> bytes:
+    """Return the first 100 bytes of a run file of this format; raise for any other file."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise RunFileError(f"`{path}` is not a run file: it is no regular file.")
     with open(path, "rb") as file:
         head = file.read(100)
     if not head:
@@ -443,6 +478,28 @@ def _check_magic(path: Path) -> None:
         raise RunFileError(f"`{path}` is not a run file: it begins with {head[:16]!r}.")
     if len(head) < 100:
         raise RunFileError(f"`{path}` is damaged: it ends after {len(head)} bytes.")
+    application, version = int.from_bytes(head[68:72]), int.from_bytes(head[60:64])
+    if application == _UNRELEASED:
+        raise RunFileError(
+            f"`{path}` is a run file of an unreleased format, which cannot be read any more:"
+            " certify again."
+        )
+    if application != _APPLICATION_ID:
+        raise RunFileError(f"`{path}` is an SQLite file of another program.")
+    if version != FORMAT:
+        raise RunFileError(f"`{path}` has the format {version}; this version reads {FORMAT}.")
+    if max(head[18:20]) > 2 or int.from_bytes(head[56:60]) != 1:
+        raise RunFileError(
+            f"`{path}` is damaged: it claims another version or text encoding of SQLite."
+        )
+    return head
+
+
+def _is(path: Path, file: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), file)
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager
@@ -458,19 +515,56 @@ def _named(path: Path, doing: str) -> Iterator[None]:
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     return [
-        f"`{name}` is {there.get(name)!r} there and {here.get(name)!r} here"
+        f"`{name}` is {_shown(there.get(name))} there and {_shown(here.get(name))} here"
         for name in sorted(there.keys() | here.keys())
-        if there.get(name) != here.get(name)
+        if there.get(name) != here.get(name) and name not in _COMPARED_ELSEWHERE
     ]
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 70 else f"{text[:70]}..."
 
 
 def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, allow_nan=False)
 
 
+def _parsed(text: Any) -> dict[str, Any]:
+    """Return the object in a JSON text of the head."""
+    if not isinstance(text, str) or len(text) > _MOST_JSON:
+        raise ValueError(f"they are no text of at most {_MOST_JSON} characters")
+    value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
+    if not isinstance(value, dict):
+        raise ValueError("they are no object")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a name stands twice")
+    return dict(pairs)
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
+
+
+def _images(content: Any) -> list[int]:
+    """Return the images of a plan."""
+    if not isinstance(content, bytes):
+        raise ValueError("the plan is no list of images")
+    images = unpack(content, most=MAX_PLAN)
+    if len(np.unique(images)) < len(images) or (
+        len(images) and not 0 <= images.min() <= images.max() < MAX_IMAGES
+    ):
+        raise ValueError("the plan names an image twice, or one that there cannot be")
+    return [int(image) for image in images]
+
+
 def _sealed(values: Sequence[Any]) -> tuple[Any, ...]:
     """Return the values with their checksum at the end."""
-    text = json.dumps(list(values))
+    text = json.dumps([v.hex() if isinstance(v, bytes) else v for v in values])
     return (*values, hashlib.blake2b(text.encode(), digest_size=8).hexdigest())
 
 
@@ -479,9 +573,3 @@ def _is_sealed(values: Sequence[Any]) -> bool:
         return bool(_sealed(values[:-1])[-1] == values[-1])
     except TypeError:
         return False
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) != len(pairs):
-        raise ValueError("a class is named twice")
-    return dict(pairs)

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,68 +18,75 @@ from tcertify.sampling.defects import Defect, settle
 _AHEAD = 32
 
 
+class LabelledImages(Protocol):
+    """What can be certified: ``len(data)`` images, ``data[i]`` being ``(image, label)``.
+
+    An image is a float tensor or array in [0, 1], a label a whole number. A `tcertify.data.Dataset`
+    says more: ``num_classes``, ``fingerprint()`` and ``notes`` are used where they are there.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Any, Any]: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Loaded:
     """One image on its device; or, in `error`, why it cannot be certified.
 
-    `excused` tells a defect of the image itself (NaN) from an exception on the way.
+    `excused` is True if the pixels are at fault (NaN), False if loading failed.
     """
 
-    idx: int
+    image_id: int
     label: int
     pixels: torch.Tensor
     error: str | None = None
     excused: bool = False
+    outside: bool = False
 
 
 def load_images(
-    dataset: Any,
-    indices: Iterable[int],
+    dataset: LabelledImages,
+    image_ids: Iterable[int],
     device: torch.device,
     num_classes: int,
     allow: Iterable[str] = (),
 ) -> Generator[Loaded, None, None]:
-    """Yield the images at `indices`, each loaded while those before it are at work.
+    """Yield the images at `image_ids`, each loaded while those before it are at work.
+
+    Each is a copy, so that a data set may use its buffer again. float16, bfloat16 and those
+    float64 images that are float32 numbers are converted exactly. An image that cannot be loaded,
+    that is no single float image in the shape of the first, or whose label is none of the classes,
+    comes with the reason in its ``error``.
 
     Raises
     ------
-    ValueError, TypeError
-        An image that is no single float image in the shape of the first, or a label out of range.
-        float16, bfloat16 and those float64 images that are float32 numbers are converted exactly.
     VoidCertificateError
         An image outside [0, 1], unless "range" is allowed.
     """
     shape: torch.Size | None = None
-    for idx, loading in _ahead(dataset, indices):
-        try:
-            image, label = loading.result()
-        except Exception as error:
-            yield Loaded(idx, 0, torch.empty(0), f"{type(error).__name__}: {error}")
-            continue
-        pixels = _checked_image(image, idx)
-        shape = shape or pixels.shape
-        if pixels.shape != shape:
-            raise ValueError(
-                f"Image {idx} has shape {tuple(pixels.shape)}, the first {tuple(shape)}."
-            )
-        label = check_whole("label", int(label), minimum=0, maximum=num_classes - 1)
-        if not bool(torch.isfinite(pixels).all()):
-            yield Loaded(idx, label, pixels, "its pixels are NaN or infinite", excused=True)
-            continue
-        if float(pixels.min()) < 0 or float(pixels.max()) > 1:
-            settle([Defect(f"Image {idx} lies outside [0, 1].", "range")], allow)
-        if device.type == "cuda":
-            pixels = pixels.pin_memory()
-        yield Loaded(idx, label, pixels.to(device, non_blocking=True))
+    for loading in _ahead(dataset, image_ids, num_classes):
+        image = loading.result()
+        if image.error is None:
+            shape = shape or image.pixels.shape
+            if image.pixels.shape != shape:
+                text = f"its shape is {tuple(image.pixels.shape)}, that of the first {tuple(shape)}"
+                yield Loaded(image.image_id, image.label, torch.empty(0), text)
+                continue
+        if image.outside:
+            settle([Defect(f"Image {image.image_id} lies outside [0, 1].", "range")], allow)
+        yield _on(device, image)
 
 
-def _ahead(dataset: Any, indices: Iterable[int]) -> Iterator[tuple[int, Future[Any]]]:
-    """Yield futures of the items of a data set, a few of them under way."""
-    waiting: deque[tuple[int, Future[Any]]] = deque()
+def _ahead(
+    dataset: LabelledImages, image_ids: Iterable[int], num_classes: int
+) -> Iterator[Future[Loaded]]:
+    """Yield futures of the images of a data set, a few of them under way."""
+    waiting: deque[Future[Loaded]] = deque()
     loader = ThreadPoolExecutor(1, "tcertify_images")
     try:
-        for idx in indices:
-            waiting.append((idx, loader.submit(lambda at: dataset[at], idx)))
+        for image_id in image_ids:
+            waiting.append(loader.submit(_load, dataset, image_id, num_classes))
             if len(waiting) > _AHEAD:
                 yield waiting.popleft()
         yield from waiting
@@ -87,16 +94,46 @@ def _ahead(dataset: Any, indices: Iterable[int]) -> Iterator[tuple[int, Future[A
         loader.shutdown(cancel_futures=True)
 
 
-def _checked_image(image: Any, idx: int) -> torch.Tensor:
-    """Return an image as a contiguous float32 tensor of the same values."""
+def _load(dataset: LabelledImages, image_id: int, num_classes: int) -> Loaded:
+    """Return one image, checked and copied while the data set has not gone on to the next."""
+    label = 0
+    try:
+        image, label_given = dataset[image_id]
+        label = check_whole("label", label_given, minimum=0, maximum=num_classes - 1)
+        pixels = _exact_copy(image)
+    except Exception as error:
+        return Loaded(image_id, label, torch.empty(0), described(error))
+    if not bool(torch.isfinite(pixels).all()):
+        reason = "its pixels are NaN or infinite"
+        return Loaded(image_id, label, torch.empty(0), reason, excused=True)
+    outside = float(pixels.min()) < 0 or float(pixels.max()) > 1
+    return Loaded(image_id, label, pixels, outside=outside)
+
+
+def described(error: BaseException) -> str:
+    """Return the class and the message of an exception, whatever it does when it is asked."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
+
+
+def _exact_copy(image: Any) -> torch.Tensor:
+    """Return an image as a contiguous float32 tensor of the same values, and of its own."""
     if not isinstance(image, (torch.Tensor, np.ndarray)):
-        raise TypeError(f"Image {idx} must be a tensor or an array, got {type(image).__name__}.")
-    tensor = torch.as_tensor(image)
+        raise TypeError(f"an image must be a tensor or an array, got {type(image).__name__}")
+    tensor = torch.as_tensor(image).detach()
     if not tensor.is_floating_point():
-        raise TypeError(f"Image {idx} must be floats in [0, 1], got {tensor.dtype}: scale it.")
+        raise TypeError(f"an image must be floats in [0, 1], got {tensor.dtype}: scale it")
     if not 1 <= tensor.dim() <= 3 or tensor.numel() == 0:
-        raise ValueError(f"Image {idx} must be one image, (C, H, W), got {tuple(tensor.shape)}.")
-    exact = tensor.detach().float().contiguous()
+        raise ValueError(f"an image must be one image, (C, H, W), got {tuple(tensor.shape)}")
+    exact = tensor.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
     if not torch.equal(exact.to(tensor.dtype).nan_to_num(), tensor.nan_to_num()):
-        raise ValueError(f"Image {idx} is float64 with more digits than float32: convert it.")
-    return exact
+        raise ValueError("an image is float64 with more digits than float32: convert it")
+    return exact.cpu()
+
+
+def _on(device: torch.device, image: Loaded) -> Loaded:
+    pixels = image.pixels.pin_memory() if device.type == "cuda" else image.pixels
+    moved = pixels.to(device, non_blocking=True)
+    return Loaded(image.image_id, image.label, moved, image.error, image.excused, image.outside)

@@ -14,18 +14,21 @@ import torch
 from numpy.typing import NDArray
 
 from tcertify.errors import StoppedError
-from tcertify.runs.file import Row, RunWriter, encode_votes
-from tcertify.runs.images import Loaded
+from tcertify.runs.file import RunWriter
+from tcertify.runs.images import Loaded, described
+from tcertify.runs.row import Row
 from tcertify.runs.settings import Settings
+from tcertify.sampling import ESTIMATION, PREDICTION, SELECTION, Sampler
 from tcertify.sampling.memory import is_out_of_memory
-from tcertify.sampling.noise import ESTIMATION, PREDICTION, SELECTION
-from tcertify.sampling.sampler import Sampler
 from tcertify.statistics.stopping import Progress, decide
+from tcertify.votes import Votes
 
 #: A round samples at least this many batches, so that its last, partial one does not matter.
 _ROUND_BATCHES = 16
 _MOST_IMAGES = 256
-_FAILURES_IN_A_ROW = 3
+
+#: After as many images that failed with an exception, a run stops.
+FAILURES_IN_A_ROW = 3
 
 
 @dataclass(eq=False)
@@ -61,7 +64,8 @@ class Rounds:
         self._writer = writer
         self._planned = planned
         self._on_progress = on_progress
-        self._failed: list[Row] = []
+        self._unloaded: list[Row] = []
+        self._unclassified: list[Row] = []
 
     def certify(self, images: Iterator[Loaded]) -> None:
         """Take images until there are no more; each ends as one row."""
@@ -80,7 +84,7 @@ class Rounds:
             finally:  # whatever ends the run, what is sampled is written
                 if judging:
                     self._writer.add(judging.result()[0])
-        self._write(self._failed)
+        self._write(self._unloaded + self._unclassified)
 
     def _group(self, going: deque[_Image], images: Iterator[Loaded]) -> list[_Image]:
         """Return images whose samples fill a round of batches: those at work, then new ones."""
@@ -98,8 +102,9 @@ class Rounds:
         """Return the next image that is whole; those that are not become rows."""
         for loaded in images:
             if loaded.error is None:
+                self._end_streak(self._unloaded)
                 return _Image(loaded, np.zeros(self._settings.num_classes + 1, np.int64))
-            self._fail(loaded, loaded.error)
+            self._fail(loaded, loaded.error, self._unloaded)
         return None
 
     def _to_come(self, image: _Image) -> int:
@@ -124,10 +129,9 @@ class Rounds:
                 raise
             if len(group) > 1:  # find the image that fails
                 return [image for one in group for image in self._sampled([one])]
-            self._fail(group[0].loaded, f"{type(error).__name__}: {error}", error)
+            self._fail(group[0].loaded, described(error), self._unclassified, error)
             return []
-        self._write(self._failed)
-        self._failed = []
+        self._end_streak(self._unclassified)
         return group
 
     def _sample(self, group: list[_Image]) -> None:
@@ -151,7 +155,7 @@ class Rounds:
         self, images: list[_Image], start: list[int], stop: list[int], stream: int
     ) -> NDArray[np.int64]:
         pixels = torch.stack([image.loaded.pixels for image in images])
-        ids = [image.loaded.idx for image in images]
+        ids = [image.loaded.image_id for image in images]
         return self._sampler.count(pixels, ids, start, stop, stream)
 
     def _judged(self, group: list[_Image]) -> tuple[list[Row], list[_Image]]:
@@ -164,21 +168,19 @@ class Rounds:
     def _decided(self, group: list[_Image]) -> NDArray[np.bool_]:
         """Return which images need no more samples; note the best radius of each so far."""
         settings = self._settings
-        look = np.array([len(image.looks) - 1 for image in group])
         if settings.radii is None:
             return np.ones(len(group), bool)
-        votes = np.array([image.looks[-1] for image in group])
-        tops = np.array([image.top for image in group])
+        votes = self._votes(group, [len(image.looks) - 1 for image in group])
         progress = decide(
-            votes[:, :-1],
-            tops,
-            look,
+            votes.counts,
+            votes.top,
+            [len(image.looks) - 1 for image in group],
             schedule=settings.schedule,
             sigma=settings.sigma,
             radii=settings.radii,
             method=settings.method,
-            invalid=votes[:, -1],
-            wanted=tops == [image.loaded.label for image in group],
+            invalid=votes.invalid,
+            wanted=votes.top == [image.loaded.label for image in group],
             so_far=Progress(
                 np.array([image.radius for image in group]),
                 np.array([image.best_look for image in group]),
@@ -190,6 +192,11 @@ class Rounds:
         done: NDArray[np.bool_] = progress.done
         return done
 
+    def _votes(self, images: list[_Image], looks: list[int]) -> Votes:
+        """Return the votes of images, each at one of its looks."""
+        columns = np.array([image.looks[look] for image, look in zip(images, looks, strict=True)])
+        return Votes.from_columns(columns, np.array([image.top for image in images]))
+
     def _rows(self, images: list[_Image]) -> list[Row]:
         """Return the rows of finished images, certified at the best of their looks."""
         if not images:
@@ -197,66 +204,46 @@ class Rounds:
         looks = [
             image.best_look if image.best_look >= 0 else len(image.looks) - 1 for image in images
         ]
-        votes = np.array([image.looks[look] for image, look in zip(images, looks, strict=True)])
-        tops = np.array([image.top for image in images])
-        found = self._settings.certificates(votes, tops, np.array(looks))
+        found = self._settings.certificates(self._votes(images, looks), np.array(looks))
         return [
             self._row(image, look, certificate)
             for image, look, certificate in zip(images, looks, found, strict=True)
         ]
 
     def _row(self, image: _Image, look: int, certificate: Any) -> Row:
-        last, selected = image.looks[-1], image.selection[None][: self._settings.n0]
         return Row(
-            idx=image.loaded.idx,
+            image_id=image.loaded.image_id,
             label=image.loaded.label,
-            predicted=int(certificate["label"]),
+            predicted=int(certificate["predicted"]),
             radius=float(certificate["radius"]),
             p_a_lower=float(certificate["p_a"]),
             p_b_upper=float(certificate["p_b"]),
-            **self._common(),
-            n=int(last.sum()),
+            top=-1 if self._settings.predicts else image.top,
             look=look,
-            invalid=int(last[-1]),
-            selection=encode_votes(selected),
-            estimation=encode_votes(np.array(image.looks)),
+            selection=image.selection,
+            looks=np.array(image.looks),
             seconds=image.seconds,
         )
 
-    def _common(self) -> dict[str, Any]:
-        settings = self._settings
-        return {
-            name: getattr(settings, name) for name in ("method", "alpha", "sigma", "seed", "n0")
-        }
-
-    def _fail(self, loaded: Loaded, reason: str, error: Exception | None = None) -> None:
+    def _fail(
+        self, loaded: Loaded, reason: str, streak: list[Row], error: Exception | None = None
+    ) -> None:
         """Make an image that cannot be certified a row; after three exceptions in a row, stop."""
-        row = Row(
-            idx=loaded.idx,
-            label=loaded.label,
-            predicted=-1,
-            radius=0.0,
-            p_a_lower=0.0,
-            p_b_upper=1.0,
-            **self._common(),
-            n=0,
-            look=0,
-            invalid=0,
-            selection="[]",
-            estimation="[]",
-            seconds=0.0,
-            error=reason,
-        )
+        row = Row.failed(loaded.image_id, loaded.label, reason, self._settings.num_classes)
         if loaded.excused:
             self._write([row])
             return
         # Kept until another image succeeds: a resume tries them again.
-        self._failed.append(row)
-        if len(self._failed) == _FAILURES_IN_A_ROW:
+        streak.append(row)
+        if len(streak) == FAILURES_IN_A_ROW:
             raise StoppedError(
-                f"Stopped: {_FAILURES_IN_A_ROW} images in a row failed, image {row.idx} with"
-                f" {reason}. What was finished is in `{self._writer.path}`; resume continues it."
+                f"Stopped: {FAILURES_IN_A_ROW} images in a row failed, image {row.image_id} with"
+                f" {row.error}. What was finished is in `{self._writer.path}`; resume continues it."
             ) from error
+
+    def _end_streak(self, streak: list[Row]) -> None:
+        self._write(streak)
+        streak.clear()
 
     def _write(self, rows: Iterable[Row]) -> None:
         self._writer.add(rows)

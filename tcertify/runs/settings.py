@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tcertify._checks import check_alpha, check_positive, check_real, check_whole
-from tcertify.certificates import METHODS, certify_counts, predict_counts
+from tcertify._checks import (
+    check_alpha,
+    check_choice,
+    check_non_negative,
+    check_real,
+    check_whole,
+)
+from tcertify.certificates import METHODS, certify_votes, predict_counts
 from tcertify.statistics.planning import largest_radius
 from tcertify.statistics.stopping import Schedule
+from tcertify.votes import Votes
+
+if TYPE_CHECKING:
+    from tcertify.sampling import GaussianNoise
 
 #: Seeds are stored as SQLite's integers.
 MAX_SEED = 2**63 - 1
 
+#: Samples of an image: more than any run casts, and few enough to recompute a bound.
+MAX_N = 2**32
+
+#: Looks of an image, and numbers that the votes of one image are made of: (looks, C + 1).
+MAX_LOOKS, MAX_VOTES = 10_000, 2**22
+
+#: Noise is added in float32; beyond these its products are no normal numbers any more.
+_LEAST_SIGMA, _MOST_SIGMA = 1e-30, 1e30
+
 CERTIFICATE = np.dtype(
-    [("label", np.int64), ("radius", np.float64), ("p_a", np.float64), ("p_b", np.float64)]
+    [("predicted", np.int64), ("radius", np.float64), ("p_a", np.float64), ("p_b", np.float64)]
 )
 
 #: The certificate that says nothing.
@@ -30,8 +49,10 @@ NOTHING = (-1, 0.0, 0.0, 1.0)
 class Settings:
     """The settings of a run that certifies, or predicts when `method` is "predict".
 
-    ``looks`` and ``levels`` are the schedule of the samples; a run without early stopping has one
-    look. ``radii`` are the radii that early stopping decides.
+    ``looks`` are the samples after which the votes of an image are looked at, ``look_levels`` the
+    share of alpha that each look may spend; a run without early stopping has one look. ``radii``
+    are the radii that early stopping decides. ``levels`` are the grey levels that integer noise
+    will need.
     """
 
     num_classes: int
@@ -41,61 +62,86 @@ class Settings:
     method: str
     seed: int
     looks: tuple[int, ...]
-    levels: tuple[float, ...]
+    look_levels: tuple[float, ...]
     radii: tuple[float, ...] | None = None
+    noise: str = "gaussian"
+    levels: int | None = None
 
     def __post_init__(self) -> None:
-        check_whole("num_classes", self.num_classes, minimum=2, maximum=2**24)
-        check_positive("sigma", self.sigma)
-        check_whole("n0", self.n0, minimum=0 if self.predicts else 1)
+        check_whole("num_classes", self.num_classes, minimum=2)
+        if self.noise != "gaussian" or self.levels is not None:
+            raise ValueError(
+                f"`noise` is {self.noise!r} with `levels` {self.levels!r}, which this version does"
+                " not know."
+            )
+        if not _LEAST_SIGMA <= check_real("sigma", self.sigma) <= _MOST_SIGMA:
+            raise ValueError(
+                f"`sigma` must be positive, from {_LEAST_SIGMA} to {_MOST_SIGMA}, got {self.sigma}."
+            )
+        check_whole("n0", self.n0, minimum=0 if self.predicts else 1, maximum=MAX_N)
+        check_whole("n", self.n, maximum=MAX_N)
         check_alpha("alpha", self.alpha)
         check_whole("seed", self.seed, minimum=0, maximum=MAX_SEED)
-        if self.method not in (*METHODS, "predict"):
-            raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {self.method!r}.")
-        if self.radii is not None:
-            bad = [r for r in self.radii if not 0 <= check_real("radii", r) < np.inf]
-            if bad or not self.radii:
-                got = bad[0] if bad else "none"
-                raise ValueError(f"`radii` must be non-negative and finite, got {got}.")
+        if not self.predicts:
+            check_choice("method", self.method, METHODS)
+        if self.radii is not None and not [check_non_negative("radii", r) for r in self.radii]:
+            raise ValueError("`radii` must name at least one radius.")
+        if len(self.looks) > MAX_LOOKS or (self.num_classes + 1) * len(self.looks) > MAX_VOTES:
+            raise ValueError(
+                f"`num_classes` = {self.num_classes} with {len(self.looks)} looks takes more than"
+                f" {MAX_VOTES} numbers for each image."
+            )
         if self.schedule.alpha > self.alpha:
-            raise ValueError(f"`levels` must not sum to more than alpha = {self.alpha}.")
+            raise ValueError(f"`look_levels` must not sum to more than alpha = {self.alpha}.")
 
     @classmethod
     def make(
         cls,
         *,
+        num_classes: int,
+        sigma: float,
         n: int,
         alpha: float,
-        radii: Sequence[float] | None = None,
         n0: int = 0,
         method: str = "predict",
-        **others: Any,
+        radii: Sequence[float] | None = None,
+        seed: int = 0,
     ) -> Settings:
         """Return the settings of a new run, with early stopping when radii are given."""
-        n, alpha = check_whole("n", n), check_alpha("alpha", alpha)
-        if radii is None:
-            schedule = Schedule.single(n, alpha)
-        else:
-            radii = tuple(radii)
-            schedule = Schedule.geometric(n, alpha, first=max(100, n // 100))
+        n, alpha = check_whole("n", n, maximum=MAX_N), check_alpha("alpha", alpha)
+        schedule = Schedule.single(n, alpha) if radii is None else Schedule.geometric(n, alpha)
         return cls(
+            num_classes=num_classes,
+            sigma=sigma,
             n0=n0,
             alpha=alpha,
             method=method,
+            seed=seed,
             looks=schedule.looks,
-            levels=schedule.levels,
-            radii=radii,
-            **others,
+            look_levels=schedule.levels,
+            radii=None if radii is None else tuple(radii),
         )
 
     @classmethod
     def from_parameters(cls, parameters: dict[str, Any]) -> Self:
-        """Return the settings that a run file holds; a ValueError names what is wrong."""
-        values = {name: parameters.get(name) for name in cls.__dataclass_fields__}
-        for name in ("looks", "levels", "radii"):
-            if values[name] is not None:
-                values[name] = tuple(values[name] or ())
-        return cls(**values)  # type: ignore[arg-type]
+        """Return the settings among a run file's parameters.
+
+        Raises
+        ------
+        ValueError, TypeError
+            One is missing or makes no sense.
+        """
+        names = [field.name for field in fields(cls)]
+        missing = [name for name in names if name not in parameters]
+        if missing:
+            raise ValueError(f"`{missing[0]}` is missing.")
+        values = {name: parameters[name] for name in names}
+        for name in ("looks", "look_levels", "radii"):
+            if isinstance(values[name], list) and len(values[name]) <= MAX_LOOKS:
+                values[name] = tuple(values[name])
+            elif name != "radii" or values[name] is not None:
+                raise ValueError(f"`{name}` must be at most {MAX_LOOKS} numbers.")
+        return cls(**values)
 
     @property
     def predicts(self) -> bool:
@@ -105,38 +151,37 @@ class Settings:
     @property
     def n(self) -> int:
         """Estimation samples of an image that is not stopped early."""
-        return self.looks[-1]
+        return self.looks[-1] if self.looks else 0
 
     @cached_property
     def schedule(self) -> Schedule:
         """The looks with their levels."""
-        return Schedule(self.looks, self.levels)
+        return Schedule(self.looks, self.look_levels)
+
+    def noise_source(self) -> GaussianNoise:
+        """Return the noise of the run."""
+        from tcertify.sampling import GaussianNoise
+
+        return GaussianNoise(self.sigma, self.seed)
 
     def largest_radius(self) -> float:
         """Return the radius that unanimous votes certify at the last look."""
-        return largest_radius(self.n, self.levels[-1], self.sigma, method=self.method)
+        return largest_radius(self.n, self.look_levels[-1], self.sigma, method=self.method)
 
-    def certificates(
-        self, votes: NDArray[np.int64], top: NDArray[np.int64], look: NDArray[np.int64]
-    ) -> NDArray[Any]:
-        """Return what votes (M, C + 1) at the given looks (M,) support: an array of `CERTIFICATE`.
+    def certificates(self, votes: Votes, look: NDArray[np.int64]) -> NDArray[Any]:
+        """Return what the votes of M images at the given looks (M,) support: `CERTIFICATE` (M,).
 
         A prediction certifies no radius: it holds 0, and the bounds that say nothing.
         """
         result = np.zeros(len(votes), CERTIFICATE)
         if self.predicts:
-            result["label"] = predict_counts(votes[:, :-1], self.alpha)
+            result["predicted"] = predict_counts(votes.counts, self.alpha)
             result["p_b"] = 1
             return result
-        for level in np.unique(look):
-            rows = look == level
-            found = certify_counts(
-                votes[rows, :-1],
-                top[rows],
-                sigma=self.sigma,
-                alpha=self.levels[level],
-                method=self.method,
-                invalid=votes[rows, -1],
+        for index in np.unique(look):
+            rows = look == index
+            found = certify_votes(
+                votes[rows], sigma=self.sigma, alpha=self.look_levels[index], method=self.method
             )
             arrays = found.predicted, found.radius, found.p_a_lower, found.p_b_upper
             for name, array in zip(CERTIFICATE.names or (), arrays, strict=True):

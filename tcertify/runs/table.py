@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcertify.runs.file import RunFile
+from tcertify.runs.settings import Settings
 
 _COLUMNS = {
-    "idx": np.int64,
+    "image_id": np.int64,
     "label": np.int64,
     "predicted": np.int64,
     "radius": np.float64,
@@ -28,22 +29,28 @@ _COLUMNS = {
 
 @dataclass(frozen=True, eq=False)
 class RunTable:
-    """The certificates of a run, one entry an image, in the order of the indices.
+    """The certificates of a run, one entry per image, in the order of the images.
 
     Attributes
     ----------
-    idx, label : int64 arrays (M,)
-        The image's number in its data set, and its class there.
+    image_id, label : int64 arrays (M,)
+        The image's number in its data set, and its true class there.
     predicted : int64 array
         The certified (or predicted) class; -1 abstains.
     radius, p_a_lower, p_b_upper : float64 arrays
-        As in `Certificates`.
+        As in `Certificates`. Where a run `stopped_early` they may be smaller than a full run's
+        would be: read certified accuracy at the radii of the settings only, and no mean radius.
     n, invalid : int64 arrays
-        Estimation votes, and how many of them were lost to NaN logits.
+        Estimation votes, and how many of them no class received (NaN logits).
     seconds : float64 array
         The image's share of the time.
     failed : bool array
-        Images that could not be certified: NaN pixels, or an exception of the model.
+        Images that could not be certified: NaN pixels, or an exception of the data set or the
+        classifier.
+    errors : dict
+        Why, for each image that failed.
+    settings : Settings
+        Method, alpha, sigma and all else that the certificates are computed with.
     parameters, environment : dict
         What the run depends on, and what is worth knowing besides.
     warnings, damage : tuple of str
@@ -53,7 +60,7 @@ class RunTable:
     path : Path
     """
 
-    idx: NDArray[np.int64]
+    image_id: NDArray[np.int64]
     label: NDArray[np.int64]
     predicted: NDArray[np.int64]
     radius: NDArray[np.float64]
@@ -63,6 +70,8 @@ class RunTable:
     invalid: NDArray[np.int64]
     seconds: NDArray[np.float64]
     failed: NDArray[np.bool_]
+    errors: dict[int, str]
+    settings: Settings
     parameters: dict[str, Any]
     environment: dict[str, Any]
     warnings: tuple[str, ...]
@@ -71,29 +80,45 @@ class RunTable:
     path: Path
 
     def __len__(self) -> int:
-        return len(self.idx)
+        return len(self.image_id)
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether `predicted` is the true class; an image that abstained or failed is not."""
+        return np.asarray((self.predicted == self.label) & ~self.failed)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether images were sampled only until their cell of the settings' radii was decided."""
+        return self.settings.radii is not None
 
 
 def read_run(path: str | os.PathLike[str]) -> RunTable:
-    """Return the whole rows of a run file as arrays; 66 bytes an image, however many classes.
+    """Return the whole rows of a run file as arrays; 66 bytes per image, however many classes.
 
     Raises
     ------
     RunFileError
         The file is no run file, or its parameters cannot be read.
     """
+    errors: dict[int, str] = {}
     with RunFile(path) as run:
-        rows = (
-            (*(getattr(row, name) for name in [*_COLUMNS][:-1]), row.error is not None)
-            for row in run.rows()
-        )
-        table = np.fromiter(rows, list(_COLUMNS.items()))
+
+        def entries() -> Any:
+            for record in run.records():
+                if record.error is not None:
+                    errors[record.image_id] = record.error
+                yield (*(getattr(record, n) for n in [*_COLUMNS][:-1]), record.error is not None)
+
+        table = np.fromiter(entries(), list(_COLUMNS.items()))
         return RunTable(
             **{name: np.ascontiguousarray(table[name]) for name in _COLUMNS},
+            errors=errors,
+            settings=run.settings,
             parameters=run.parameters,
             environment=run.environment,
             warnings=tuple(run.warnings),
             damage=tuple(run.damage),
-            missing=len(set(run.plan).difference(table["idx"].tolist())),
+            missing=len(set(run.plan).difference(table["image_id"].tolist())),
             path=run.path,
         )

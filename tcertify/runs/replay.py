@@ -1,0 +1,136 @@
+"""Replay: the votes of some images of a run, cast again from seed, model and data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tcertify.classifiers import Classifier
+from tcertify.classifiers.execution import BaseClassifier
+from tcertify.runs.file import RunFile
+from tcertify.runs.images import LabelledImages, Loaded, load_images
+from tcertify.runs.provenance import (
+    check_probe,
+    check_same_inputs,
+    here,
+    recorded_allow,
+    recorded_execution,
+)
+from tcertify.runs.row import Row
+from tcertify.runs.settings import Settings
+from tcertify.runs.verify import too_good
+from tcertify.sampling import ESTIMATION, PREDICTION, SELECTION, Sampler
+
+#: On another kind of device, or with another version of torch, this share of votes may move.
+MOVED_VOTES = 0.005
+
+_MOST_ROWS = 2**20
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What came out otherwise: sentences, the images that were cast, and the most votes moved."""
+
+    findings: tuple[str, ...]
+    images: tuple[int, ...]
+    moved: int
+
+
+def cast_again(
+    run: RunFile,
+    number: int,
+    model: BaseClassifier | Classifier,
+    dataset: LabelledImages,
+    *,
+    device: torch.device | str | None = None,
+    seed: int | None = None,
+) -> Replay:
+    """Cast the votes of images again, chosen at random, and compare; see `verify_run`."""
+    execution = recorded_execution(run.path, run.parameters)
+    classes = run.settings.num_classes
+    classifier = Classifier.of(model, classes, device=device, execution=execution)
+    check_same_inputs(run.path, run.parameters, run.plan, classifier, dataset)
+    check_probe(run.path, run.parameters, classifier, dataset)
+    known = here(classifier.device)
+    exact = all(run.parameters.get(name) == value for name, value in known.items())
+    sampler = Sampler(classifier, run.settings.noise_source(), batch_size=_batch_size(run))
+    rows = _chosen(run, number, seed)
+    findings, most = [], 0
+    allow = recorded_allow(run.path, run.parameters)
+    images = load_images(dataset, rows, classifier.device, classes, allow)
+    with closing(images):
+        for image in images:
+            row = rows[image.image_id]
+            if wrong := _unlike(image, row):
+                findings.append(wrong)
+                continue
+            again = _cast(sampler, run.settings, row, image.pixels)
+            moved = _moved(row, again)
+            most = max(most, moved)
+            findings += _differences(row, again, moved, exact, run.settings)
+    return Replay(tuple(findings), tuple(rows), most)
+
+
+def _batch_size(run: RunFile) -> int | None:
+    """Return the batch size of the run: last bits of logits may depend on it."""
+    size = run.environment.get("batch_size")
+    return size if type(size) is int and 0 < size <= _MOST_ROWS else None
+
+
+def _chosen(run: RunFile, number: int, seed: int | None) -> dict[int, Row]:
+    """Return some rows that can be replayed, by their images in order."""
+    whole = [record.image_id for record in run.records() if record.error is None]
+    draw = np.random.default_rng(seed)
+    images = {*draw.choice(whole, min(number, len(whole)), replace=False).tolist()}
+    rows = {}
+    for row in run.rows():
+        if row.image_id in images:
+            try:
+                row.check(run.settings)
+            except ValueError:  # which the verification reports
+                continue
+            rows[row.image_id] = row
+    return rows
+
+
+def _unlike(image: Loaded, row: Row) -> str | None:
+    if image.error is not None:
+        return f"Image {image.image_id}: it was certified, but now {image.error}."
+    if image.label != row.label:
+        return f"Image {image.image_id}: label {row.label}, but the data set says {image.label}."
+    return None
+
+
+def _cast(sampler: Sampler, settings: Settings, row: Row, pixels: torch.Tensor) -> Row:
+    """Return the row with its votes as they come out here."""
+    ends = settings.looks[: len(row.looks)]
+    starts = [0, *ends[:-1]]
+    stream = PREDICTION if settings.predicts else ESTIMATION
+    # What a look adds to the one before is cast as if it were an image of its own.
+    images = pixels.expand(len(ends), *pixels.shape)
+    added = sampler.count(images, [row.image_id] * len(ends), starts, ends, stream)
+    selection: NDArray[np.int64] = row.selection
+    if settings.n0:
+        selection = sampler.count(pixels[None], [row.image_id], 0, settings.n0, SELECTION)[0]
+    return replace(row, selection=selection, looks=added.cumsum(0))
+
+
+def _moved(row: Row, again: Row) -> int:
+    """Return how many votes come out otherwise: of the selection, and at the worst look."""
+    selection = int(abs(again.selection - row.selection).sum()) // 2
+    return selection + int(abs(again.looks - row.looks).sum(1).max()) // 2
+
+
+def _differences(
+    row: Row, again: Row, moved: int, exact: bool, settings: Settings
+) -> Iterator[str]:
+    if moved > (0 if exact else MOVED_VOTES * row.n + 1):
+        yield f"Image {row.image_id}: {moved} votes come out otherwise when replayed."
+    elif moved:
+        found = settings.certificates(again.votes()[[row.look]], np.array([row.look]))[0]
+        yield from too_good(row, found, "the votes cast again")
