@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import cache as once
-from typing import Any
+from typing import Any, TypeVar
 
 import numba
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
-def njit(*, cache: bool = False, **options: Any) -> Callable[[Any], Any]:
+
+def njit(*, cache: bool = False, **options: Any) -> Callable[[_Function], _Function]:
     """Decorate as ``numba.njit`` does; where no cache can be written, do without one.
 
     numba refuses ``cache=True`` when neither the folder of the source nor the user's cache folder
@@ -18,16 +20,20 @@ def njit(*, cache: bool = False, **options: Any) -> Callable[[Any], Any]:
     warning says so.
     """
 
-    def decorate(function: Any) -> Any:
+    def compiled(function: _Function, **kept: Any) -> _Function:
+        dispatcher: _Function = numba.njit(**kept, **options)(function)
+        return dispatcher
+
+    def decorate(function: _Function) -> _Function:
         if not cache:
-            return numba.njit(**options)(function)
+            return compiled(function)
         try:
-            return numba.njit(cache=True, **options)(function)
+            return compiled(function, cache=True)
         except RuntimeError as error:
             if "cannot cache function" not in str(error):
                 raise
             _say_once()
-            return numba.njit(**options)(function)
+            return compiled(function)
 
     return decorate
 
