@@ -7,9 +7,9 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
@@ -38,7 +38,20 @@ _NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+|inf|nan)([eE][-+]?\d+)?")
 
 
 class Command(click.Command):
-    """A command whose errors are sentences; negative numbers are arguments, not options."""
+    """A command whose errors are sentences; negative numbers are arguments, not options.
+
+    `examples` are command lines that its help shows.
+    """
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples, each on a line of its own."""
+        with formatter.section("Examples" if len(self.examples) > 1 else "Example"):
+            for example in self.examples:
+                formatter.write(f"{'':{formatter.current_indent}}{example}\n")
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse; where an option is unknown that is a negative number, take it as an argument."""
@@ -64,7 +77,7 @@ class Command(click.Command):
         except (Exception, SystemExit) as error:  # the user's code may end the program
             if is_broken_pipe(error) or ctx.find_root().params.get("traceback"):
                 raise
-            _fail(explain(error, _spelled(ctx)))
+            raise click.ClickException(explain(error, _spelled(ctx))) from None
 
 
 class Group(click.Group):
@@ -85,10 +98,6 @@ class Group(click.Group):
                 stream.reconfigure(errors="backslashreplace")
         with _interrupted_once():
             return super().main(*args, **kwargs)
-
-
-def _fail(message: str) -> NoReturn:
-    raise click.ClickException(message) from None
 
 
 def _spelled(ctx: click.Context) -> dict[str, str]:

@@ -36,7 +36,7 @@ class Finding:
     mend: str = ""
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, examples=["tcertify doctor"])
 @json_option
 @click.pass_context
 def doctor(context: click.Context, as_json: bool) -> None:
@@ -45,10 +45,6 @@ def doctor(context: click.Context, as_json: bool) -> None:
     Versions, devices, the compiler of the CUDA kernels, extras and caches, each with the line that
     mends it. Ends with status 1 when
     something is broken; what is merely not installed does not count.
-
-    \b
-    Example:
-      tcertify doctor
     """
     findings = [*_findings()]
     emit(

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from tcertify.report import Table
 
 
-@click.command("audit", cls=Command)
+@click.command(
+    "audit",
+    cls=Command,
+    examples=["tcertify audit published.tsv --sigma 0.5 --N 100000 --alpha 0.001"],
+)
 @click.argument("log", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @sigma_option
 @click.option("--N", "n", type=int, help="Samples that the log's authors state.")
@@ -54,13 +58,9 @@ def audit(
 ) -> None:
     """Find out how a published log was made.
 
-    It says which number of samples and which alpha a log of CERTIFY was made with: every radius that CERTIFY prints lies on a lattice that both
-    determine. Ends with status 1 when
-    the radii contradict the stated --N and --alpha.
-
-    \b
-    Example:
-      tcertify audit published.tsv --sigma 0.5 --N 100000 --alpha 0.001
+    It says which number of samples and which alpha a log of CERTIFY was made with: every radius
+    that CERTIFY prints lies on a lattice that both determine. Ends with status 1 when the radii
+    contradict the stated --N and --alpha.
     """
     from tcertify.logs import audit_log, read_log
 

@@ -42,7 +42,11 @@ def progress(images: int, *, quiet: bool = False) -> Iterator[Callable[[int, int
         from tqdm import tqdm
 
         with tqdm(total=images, unit="image", leave=False) as bar:
-            yield lambda done, planned: bar.update(done - bar.n) and None
+
+            def show(done: int, planned: int) -> None:
+                bar.update(done - bar.n)
+
+            yield show
     else:
         yield _Lines()
 

@@ -12,7 +12,7 @@ from tcertify.cli.output import emit, json_option
 MOST = 10_000_000
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, examples=["tcertify bound 990 1000"])
 @click.argument("k", type=int)
 @click.argument("n", type=int)
 @click.option(
@@ -26,11 +26,8 @@ MOST = 10_000_000
 def bound(k: int, n: int, alpha: float, as_json: bool) -> None:
     """Print the Clopper-Pearson bounds of a probability.
 
-    They are made from K successes in N trials. Each bound is wrong with probability at most alpha; one of the two with at most 2 alpha.
-
-    \b
-    Example:
-      tcertify bound 990 1000
+    They are made from K successes in N trials. Each bound is wrong with probability at most alpha;
+    one of the two with at most 2 alpha.
     """
     from tcertify.bounds import clopper_pearson_lower, clopper_pearson_upper
 
@@ -39,7 +36,9 @@ def bound(k: int, n: int, alpha: float, as_json: bool) -> None:
     emit({"lower": lower, "upper": upper}, f"lower {lower!r}\nupper {upper!r}", as_json=as_json)
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command, examples=["tcertify plan --radius 0.5 --sigma 0.5 --p-a 0.9 --p-b 0.05"]
+)
 @click.option("--radius", type=float, required=True, help="Radius to certify.")
 @sigma_option
 @click.option(
@@ -78,12 +77,7 @@ def plan(
     n: int,
     as_json: bool,
 ) -> None:
-    """Say how many samples certify a radius.
-
-    \b
-    Example:
-      tcertify plan --radius 0.5 --sigma 0.5 --p-a 0.9 --p-b 0.05
-    """
+    """Say how many samples certify a radius."""
     from tcertify.logs import format_down
     from tcertify.statistics import largest_radius, power, samples_needed
 

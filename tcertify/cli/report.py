@@ -30,7 +30,13 @@ _inputs = together(
 )
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    examples=[
+        "tcertify plot out.tsv.run published.tsv -o curves.pdf",
+        "tcertify plot out.tsv.run --method certify --method joint --gain -o gain.png",
+    ],
+)
 @_inputs
 @click.option(
     "-o", "--out", "path", type=PATH, required=True, help="Picture to write: .png, .pdf or .svg."
@@ -57,11 +63,6 @@ def plot(
     """Draw certified accuracy over radius.
 
     There is one curve for each run file or log, with its band at 95 %.
-
-    \b
-    Example:
-      tcertify plot out.tsv.run published.tsv -o curves.pdf
-      tcertify plot out.tsv.run --method certify --method joint --gain -o gain.png
     """
     from tcertify.report import plot_certified_accuracy, read_results
 
@@ -72,7 +73,10 @@ def plot(
     )
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    examples=["tcertify table out.tsv.run published.tsv --radii 0,0.25,0.5 --format latex"],
+)
 @_inputs
 @click.option("--radii", type=Radii(), help="Radii of the table.  [default: even steps]")
 @click.option(
@@ -95,10 +99,6 @@ def table(
 
     Intervals hold the value for the whole population of images with probability 95 %; in Markdown
     and LaTeX the best of each column is bold.
-
-    \b
-    Example:
-      tcertify table out.tsv.run published.tsv --radii 0,0.25,0.5 --format latex
     """
     from tcertify.report import certified_table, read_results
 
@@ -108,7 +108,7 @@ def table(
         tell(note)
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, examples=["tcertify compare out.tsv.run other.tsv --radii 0,0.5"])
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH)
 @click.option("--radii", type=Radii(), help="Radii to compare at.  [default: even steps]")
@@ -116,11 +116,8 @@ def table(
 def compare(a: Path, b: Path, radii: list[float] | None, as_json: bool) -> None:
     """Compare two runs or logs image by image.
 
-    A and B hold the same images: which does B gain, which does it lose? The p-value is that of McNemar's exact test, two-sided, for each radius alone.
-
-    \b
-    Example:
-      tcertify compare out.tsv.run other.tsv --radii 0,0.5
+    A and B hold the same images: which does B gain, which does it lose? The p-value is that
+    of McNemar's exact test, two-sided, for each radius alone.
     """
     from tcertify.report import certified_table, compare_results, read_results
 

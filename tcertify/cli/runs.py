@@ -119,7 +119,9 @@ _run_options = together(
 )
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command, examples=["tcertify certify digits demo/digits.safetensors 0.5 out.tsv --N 10000"]
+)
 @_run_options
 @click.option(
     "--N0", "n0", type=int, default=100, show_default=True, help="Samples that select the class."
@@ -158,10 +160,6 @@ def certify(
 
     DATASET is digits, cifar10 or imagenet, an .npz file, a folder CLASS/file, or
     package.module:function. MODEL is package.module:function or a .safetensors checkpoint.
-
-    \b
-    Example:
-      tcertify certify digits demo/digits.safetensors 0.5 out.tsv --N 10000
     """
     from tcertify.logs import format_down
     from tcertify.runs import certify_dataset
@@ -181,7 +179,9 @@ def certify(
     )
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command, examples=["tcertify predict digits demo/digits.safetensors 0.5 predicted.tsv"]
+)
 @_run_options
 @click.option("--N", "n", type=int, default=1000, show_default=True, help="Samples per image.")
 def predict(images: DataOptions, options: RunOptions, n: int) -> None:
@@ -189,17 +189,19 @@ def predict(images: DataOptions, options: RunOptions, n: int) -> None:
 
     It abstains where the vote is too close to call. Arguments and files are those of `certify`;
     every radius is 0.
-
-    \b
-    Example:
-      tcertify predict digits demo/digits.safetensors 0.5 predicted.tsv
     """
     from tcertify.runs import predict_dataset
 
     _run(functools.partial(predict_dataset, n=n), images, options)
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    examples=[
+        "tcertify verify out.tsv.run",
+        "tcertify verify out.tsv.run --replay 5 --dataset digits --model demo/digits.safetensors",
+    ],
+)
 @click.argument("run", type=PATH)
 @click.option(
     "--replay",
@@ -227,11 +229,6 @@ def verify(
     """Recompute every certificate of a run from its votes.
 
     What the votes do not support is reported. Ends with status 1 when there is a finding.
-
-    \b
-    Example:
-      tcertify verify out.tsv.run
-      tcertify verify out.tsv.run --replay 5 --dataset digits --model demo/digits.safetensors
     """
     from tcertify.runs import verify_run
 
@@ -262,7 +259,9 @@ def verify(
     context.exit(1 if report.findings else 0)
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command, examples=["tcertify recertify out.tsv.run --method certify --alpha 0.01"]
+)
 @click.argument("run", type=PATH)
 @click.option("--method", type=click.Choice(METHODS), help="How votes become a radius.")
 @click.option("--alpha", type=float, help="Probability that a certificate may be wrong.")
@@ -279,11 +278,8 @@ def recertify(
 ) -> None:
     """Print the table of a run at another method or alpha.
 
-    No new sample is drawn. Choose both before you look at the votes: the best of several is not a certificate at alpha.
-
-    \b
-    Example:
-      tcertify recertify out.tsv.run --method certify --alpha 0.01
+    No new sample is drawn. Choose both before you look at the votes: the best of several is not a
+    certificate at alpha.
     """
     from tcertify.runs import export_run, recertify_run
 
@@ -294,7 +290,7 @@ def recertify(
     _emit_table(table, as_json=as_json)
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, examples=["tcertify export out.tsv.run --format csv --out out.csv"])
 @click.argument("run", type=PATH)
 @click.option(
     "--format",
@@ -306,12 +302,7 @@ def recertify(
 @click.option("--out", type=PATH, required=True, help="The file to write.")
 @click.option("--overwrite", is_flag=True, help="Replace the file.")
 def export(run: Path, format: str, out: Path, overwrite: bool) -> None:
-    """Write a run as a log, as CSV or as Parquet.
-
-    \b
-    Example:
-      tcertify export out.tsv.run --format csv --out out.csv
-    """
+    """Write a run as a log, as CSV or as Parquet."""
     from tcertify.runs import export_run, read_run
 
     _refuse_existing(out, overwrite)

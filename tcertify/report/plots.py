@@ -31,7 +31,7 @@ SUFFIXES = (".png", ".pdf", ".svg")
 #: So that the same results give the same file.
 _METADATA = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.linewidth": 0.6,
     "lines.linewidth": 1.2,
@@ -143,8 +143,8 @@ def _draw_gain(
     axes: Axes, first: Result, second: Result, style: dict[str, Any], alpha: float
 ) -> None:
     in_points = first.radii is not None or second.radii is not None
-    places = [_places(result) for result in (first, second)]
-    radii = np.intersect1d(*places) if in_points else np.union1d(*places)
+    join = np.intersect1d if in_points else np.union1d
+    radii = join(_places(first), _places(second))
     gain = compare_results(first, second, radii, alpha=alpha).gain
     values = (gain.share, gain.lower, gain.upper)
     _draw(axes, second.name, radii, values, style, in_points=in_points)

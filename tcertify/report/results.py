@@ -61,7 +61,8 @@ class Result:
     @property
     def correct(self) -> NDArray[np.bool_]:
         """Whether the predicted class is the true one; False for an abstention."""
-        return self.predicted == self.label
+        correct: NDArray[np.bool_] = self.predicted == self.label
+        return correct
 
     @property
     def predicts(self) -> bool:

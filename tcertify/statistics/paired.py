@@ -79,7 +79,7 @@ def certified_gain(
     levels = np.atleast_1d(np.asarray(radii, np.float64))
     is_first, is_second = (values >= levels[:, None] for values in (first, second))
     gained, lost = (is_second & ~is_first).sum(1), (is_first & ~is_second).sum(1)
-    images, level = len(first), check_alpha(alpha) / 4
+    images, level = len(first), check_alpha("alpha", alpha) / 4
     lower = [clopper_pearson_lower(count, images, level) for count in (gained, lost)]
     upper = [clopper_pearson_upper(count, images, level) for count in (gained, lost)]
     return Gain(
