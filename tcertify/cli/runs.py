@@ -45,10 +45,10 @@ class RunOptions:
     most: int | None
     batch_size: int | None
     device: str
-    dtype: str
+    dtype: str | None
     channels_last: bool
     compile: bool
-    tf32: bool
+    tf32: bool | None
     allow: tuple[str, ...]
     resume: bool
     overwrite: bool
@@ -97,13 +97,15 @@ _run_options = together(
     click.option(
         "--dtype",
         type=click.Choice(("float32", "bfloat16", "float16")),
-        default="float32",
-        show_default=True,
-        help="Precision of the classifier.",
+        help="Precision of the classifier.  [default: its own]",
     ),
     click.option("--channels-last", is_flag=True, help="Store images with the channels last."),
     click.option("--compile", is_flag=True, help="Run the classifier through torch.compile."),
-    click.option("--tf32", is_flag=True, help="Let a GPU multiply float32 numbers in TF32."),
+    click.option(
+        "--tf32/--no-tf32",
+        default=None,
+        help="Whether a GPU may multiply float32 numbers in TF32.  [default: as torch is set]",
+    ),
     click.option(
         "--allow",
         multiple=True,
@@ -382,7 +384,7 @@ def _finish(table: RunTable, options: RunOptions, seconds: float) -> None:
         f" wrote {options.outfile} and {options.run}",
         quiet=options.quiet,
     )
-    if table.parameters.get("radii"):
+    if table.stopped_early:
         tell(
             f"The radii in {options.outfile} are those of a run that stopped early: read certified"
             " accuracy from it at the radii given, and no average.",

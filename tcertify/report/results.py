@@ -77,8 +77,7 @@ class Result:
     @classmethod
     def of_run(cls, table: RunTable, name: str = "") -> Result:
         """Return the certificates of a run."""
-        made = table.parameters
-        radii = made.get("radii")
+        made = table.settings
         return cls(
             name=name or _short(table.path),
             image_id=table.image_id,
@@ -86,10 +85,10 @@ class Result:
             predicted=table.predicted,
             radius=table.radius,
             n=table.n,
-            radii=(0.0,) if made["method"] == "predict" else radii and tuple(radii),
-            method=made["method"],
-            alpha=made["alpha"],
-            sigma=made["sigma"],
+            radii=(0.0,) if made.predicts else made.radii,
+            method=made.method,
+            alpha=made.alpha,
+            sigma=made.sigma,
             failed=int(table.failed.sum()),
             missing=table.missing,
         )
