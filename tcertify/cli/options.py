@@ -75,7 +75,7 @@ class DataOptions:
         if self.root is not None and not self.root.is_dir():
             raise click.BadParameter(f"{self.root} is no folder.", param_hint="--data")
         try:
-            return data.load(
+            images = data.load(
                 self.dataset, self.split, self.root, resize=self.resize, crop=self.crop
             )
         except FileNotFoundError as error:
@@ -83,6 +83,9 @@ class DataOptions:
                 raise
             where = f"--data {self.root}: " if self.root is not None else ""
             raise click.ClickException(f"{where}{error}") from None
+        if not len(images):
+            raise click.ClickException(f"DATASET {self.dataset} holds no image.")
+        return images
 
 
 data_options = together(

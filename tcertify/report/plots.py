@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tcertify.report.pairs import compare_results
 from tcertify.report.results import Result
+from tcertify.report.tables import check_radii_known
 from tcertify.statistics.curves import certified_accuracy
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ def _places(result: Result) -> NDArray[np.float64]:
     """Return the radii at which the curve may fall, and 0, and one just beyond the last; or those
     that the run decided.
     """
+    check_radii_known(result)
     if result.radii is not None:
         return np.array(result.radii)
     radii = np.unique(np.append(result.radius[result.correct], 0.0))

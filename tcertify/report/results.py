@@ -33,8 +33,11 @@ class Result:
         Certified radii, 0 for an abstention.
     n : int64 array (M,), optional
         Estimation samples; a log does not say them.
+    stopped_early : bool
+        Whether sampling ended as soon as some radii were decided: accuracies at these are those of
+        the full run, and nothing else is.
     radii : tuple of float, optional
-        The radii that an early-stopped run decided: nothing else may be read from it. A run of
+        The radii that were decided, where that is known and they are not all radii. A run of
         predictions decides the radius 0.
     method, alpha, sigma : optional
         How it was made; a log does not say it.
@@ -48,6 +51,7 @@ class Result:
     predicted: NDArray[np.int64]
     radius: NDArray[np.float64]
     n: NDArray[np.int64] | None = None
+    stopped_early: bool = False
     radii: tuple[float, ...] | None = None
     method: str | None = None
     alpha: float | None = None
@@ -69,11 +73,6 @@ class Result:
         """Whether it holds predictions, which certify no radius."""
         return self.method == "predict"
 
-    @property
-    def stopped_early(self) -> bool:
-        """Whether sampling ended as soon as `radii` were decided."""
-        return self.radii is not None and not self.predicts
-
     @classmethod
     def of_run(cls, table: RunTable, name: str = "") -> Result:
         """Return the certificates of a run."""
@@ -85,6 +84,7 @@ class Result:
             predicted=table.predicted,
             radius=table.radius,
             n=table.n,
+            stopped_early=table.stopped_early,
             radii=(0.0,) if made.predicts else made.radii,
             method=made.method,
             alpha=made.alpha,
@@ -95,8 +95,19 @@ class Result:
 
     @classmethod
     def of_log(cls, log: Log, name: str) -> Result:
-        """Return the certificates of a log."""
-        return cls(name, log.idx, log.label, log.predict, log.radius)
+        """Return the certificates of a log; what it says of its method, tcertify wrote into it."""
+        methods = {method.removesuffix("-early") for method in log.methods}
+        method = methods.pop() if len(methods) == 1 else None
+        return cls(
+            name,
+            log.idx,
+            log.label,
+            log.predict,
+            log.radius,
+            stopped_early=any(method.endswith("-early") for method in log.methods),
+            radii=(0.0,) if method == "predict" else None,
+            method=method,
+        )
 
 
 def read_result(path: str | os.PathLike[str]) -> Result:
@@ -136,7 +147,7 @@ def _read(path: Path, methods: Sequence[str]) -> list[Result]:
     if not is_run:
         if methods:
             raise ValueError(
-                f"{path} is a log, which keeps no votes: `method` needs the run file beside it."
+                f"{path} is a log, which keeps no votes: `methods` needs the run file beside it."
             )
         return [Result.of_log(read_log(path), _short(path))]
     if not methods:

@@ -143,7 +143,18 @@ def radii_up_to(largest: float, step: float | None = None) -> list[float]:
     return [step * number for number in range(count)]
 
 
+def check_radii_known(result: Result) -> None:
+    """Refuse a log of a run that stopped early: it does not say which radii were decided."""
+    if result.stopped_early and result.radii is None:
+        raise ValueError(
+            f"{result.name} is the log of a run that stopped early, which does not say at which"
+            " `radii`: give them, or the run file."
+        )
+
+
 def _usual_radii(results: Sequence[Result]) -> list[float]:
+    for result in results:
+        check_radii_known(result)
     decided = {r for result in results for r in result.radii or ()}
     whole = [result for result in results if result.radii is None]
     largest = max((float(result.radius.max()) for result in whole), default=None)
@@ -386,7 +397,7 @@ def _notes(result: Result) -> list[str]:
     if result.stopped_early:
         notes.append(
             f"{result.name} stopped early: only its accuracies at the radii that it decided are"
-            " those of the full run, so that no other accuracy, ACR or abstention is shown."
+            " those of the full run, so that no ACR and no abstention is shown."
         )
     if result.failed:
         notes.append(f"{result.name}: {result.failed} images failed and count as wrong.")
