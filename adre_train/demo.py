@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,58 +10,92 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tcertify.cli.command import Command
+from tcertify.cli.options import alpha_option
+from tcertify.cli.output import progress, quiet_option, tell
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
     from torch import nn
 
-    from tcertify.runs.table import RunTable
+    from tcertify.report import Result
 
 METHODS = ("certify", "t-certify", "joint")
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
 
-@click.command()
-@click.option("--sigma", type=float, default=0.5, show_default=True, help="Noise, in pixel units.")
-@click.option("--N0", "n0", type=int, default=100, show_default=True, help="Selection samples.")
+@click.command(cls=Command, examples=["tcertify demo", "tcertify demo --N 100000 --max 364"])
+@click.option(
+    "--sigma",
+    type=float,
+    default=0.5,
+    show_default=True,
+    help="Standard deviation of the noise, in pixel units.",
+)
+@click.option(
+    "--N0", "n0", type=int, default=100, show_default=True, help="Samples that select the class."
+)
 @click.option(
     "--N",
     "n",
     type=int,
     default=10_000,
     show_default=True,
-    help="Estimation samples an image; the paper takes 100000.",
+    help="Samples that certify it; the paper takes 100000.",
 )
-@click.option("--alpha", type=float, default=0.001, show_default=True, help="Failure probability.")
-@click.option("--max", "images", type=int, default=200, show_default=True, help="Test images.")
-@click.option("--epochs", type=int, default=20, show_default=True, help="Training epochs.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of training and noise.")
+@alpha_option
+@click.option(
+    "--max",
+    "images",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    help="Certify at most this many test images.",
+)
+@click.option("--epochs", type=int, default=20, show_default=True, help="Epochs of training.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of training and of the noise."
+)
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("demo"),
     show_default=True,
-    help="Folder for the checkpoint, the logs and the picture.",
+    help="Folder for the checkpoint, the run, the logs and the picture.",
 )
+@quiet_option
 def demo(
-    sigma: float, n0: int, n: int, alpha: float, images: int, epochs: int, seed: int, out: Path
+    sigma: float,
+    n0: int,
+    n: int,
+    alpha: float,
+    images: int,
+    epochs: int,
+    seed: int,
+    out: Path,
+    quiet: bool,
 ) -> None:
-    """Train on scikit-learn's digits, certify test images, print the table, draw the curve."""
-    click.echo(f"tcertify demo: digits, 8x8 pixels in [0, 1], Gaussian noise sigma = {sigma:g}")
+    """Train, certify and plot real digits in a minute.
+
+    The digits are scikit-learn's, 8x8 pixels; training is ADRE_REG, and the table compares three
+    methods on the same votes.
+    """
+    say = functools.partial(tell, quiet=quiet)
+    say(f"tcertify demo: digits, 8x8 pixels in [0, 1], Gaussian noise sigma = {sigma:g}")
     from safetensors.torch import save_file
 
-    from tcertify.cli.runs import progress_bar
     from tcertify.data import digits
-    from tcertify.report.plots import plot_certified_accuracy
-    from tcertify.runs.engine import certify_dataset
-    from tcertify.runs.export import export_run
-    from tcertify.runs.recertify import recertify_run
+    from tcertify.report import Result, plot_certified_accuracy
+    from tcertify.runs import certify_dataset, export_run, recertify_run
+    from tcertify.statistics import check_useful
 
+    check_useful(n, alpha)
     out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     network = train_digits(sigma=sigma, epochs=epochs, seed=seed)
     save_file(network.state_dict(), out / "digits.safetensors")
-    click.echo(
+    say(
         f"trained with ADRE_REG, recipe digits, {epochs} epochs,"
         f" in {time.perf_counter() - started:.1f} s"
     )
@@ -68,7 +103,7 @@ def demo(
     run, data = out / "digits.run", digits.load("test")
     indices = range(min(images, len(data)))
     started = time.perf_counter()
-    with progress_bar(len(indices)) as on_progress:
+    with progress(len(indices), quiet=quiet) as on_progress:
         certify_dataset(
             network,
             data,
@@ -82,22 +117,22 @@ def demo(
             overwrite=True,
             on_progress=on_progress,
         )
-    click.echo(
+    say(
         f"certified {len(indices)} test images in {time.perf_counter() - started:.1f} s:"
         f" n0 = {n0}, n = {n}, alpha = {alpha:g}, seed = {seed}"
     )
-    results = {method: recertify_run(run, method=method) for method in METHODS}
+    runs = {method: recertify_run(run, method=method) for method in METHODS}
+    results = [Result.of_run(run_table, method) for method, run_table in runs.items()]
     click.echo(table(results))
-    for method, result in results.items():
-        export_run(result, out / f"{method}.tsv", "tsv")
-    curves = {m: (result.radius, result.predicted == result.label) for m, result in results.items()}
+    for method, certified in runs.items():
+        export_run(certified, out / f"{method}.tsv", "tsv")
     plot_certified_accuracy(
-        curves,
+        results,
         out / "certified_accuracy.png",
         title=f"digits, sigma = {sigma:g}, n = {n}, alpha = {alpha:g}",
     )
-    logs = ", ".join(f"{method}.tsv" for method in results)
-    click.echo(f"wrote {out}/: digits.safetensors, digits.run, certified_accuracy.png, {logs}")
+    logs = ", ".join(f"{method}.tsv" for method in runs)
+    say(f"wrote {out}/: digits.safetensors, digits.run, certified_accuracy.png, {logs}")
 
 
 def train_digits(*, sigma: float, epochs: int, seed: int) -> nn.Module:
@@ -117,28 +152,9 @@ def train_digits(*, sigma: float, epochs: int, seed: int) -> nn.Module:
     return network.eval()
 
 
-def table(results: Mapping[str, RunTable]) -> str:
+def table(results: Sequence[Result]) -> str:
     """Certified accuracy by radius, ACR and abstention of each method, and the last one's gain."""
-    from tcertify.logs.tsv import format_down
-    from tcertify.statistics.curves import average_certified_radius, certified_accuracy
+    from tcertify.report import certified_table
 
-    rows: dict[str, list[float]] = {}
-    for method, result in results.items():
-        correct = result.predicted == result.label
-        rows[method] = [
-            *certified_accuracy(result.radius, correct, RADII).share,
-            average_certified_radius(result.radius, correct).value,
-            float((result.predicted < 0).mean()),
-        ]
-    first, *_, last = rows.values()
-    rows["gain"] = [after - before for before, after in zip(first, last, strict=True)]
-    header = [f"r={radius:g}" for radius in RADII] + ["ACR", "abstain"]
-    lines = [" " * 10 + "".join(f"{name:>9}" for name in header)]
-    for name, values in rows.items():
-        shown = [f"{v:+.3f}" if name == "gain" else f"{v:.3f}" for v in values]
-        if name != "gain":
-            shown[-2] = format_down(values[-2], 3)  # the ACR: a radius is never shown above itself
-        lines.append(f"{name:<10}" + "".join(f"{text:>9}" for text in shown))
-    return "\n".join(
-        ["", "certified accuracy at l2 radius r, average certified radius (ACR)", *lines, ""]
-    )
+    heading = "certified accuracy at l2 radius r, average certified radius (ACR)"
+    return f"\n{heading}\n{certified_table(results, RADII).compact(gain=True)}\n"

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import config, njit, types
+from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from tcertify_kernels.jit import njit
 
 _LANES = 16
 _ROWS = 512  # voted on before they are counted, so that neither waits for the other

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import config, njit, types
+from numba import config, types
 from numba.extending import intrinsic
+
+from tcertify_kernels.jit import njit
 
 # --- one 32-bit lane ------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from tcertify_kernels.jit import njit
 
 #: Share of alpha paid for looking at plausible p_A only.
 BETA = 1e-4

@@ -2,48 +2,67 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from tcertify.cli.command import Command
+from tcertify.cli.options import sigma_option
+from tcertify.cli.output import emit, json_option
+
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from tcertify.logs.audit import Audit
-    from tcertify.logs.tsv import Log
+    from tcertify.logs import Audit, Log
+    from tcertify.report import Table
 
 
-@click.command("audit")
-@click.argument("log", type=click.Path(exists=True, dir_okay=False))
-@click.option("--sigma", type=float, required=True, help="Noise that the log was made with.")
-@click.option("--n", type=int, help="Samples that the log's authors state.")
-@click.option("--alpha", type=float, help="Failure probability that the log's authors state.")
-@click.option("--n-candidates", type=int, multiple=True, help="Try these n, not the usual ones.")
-@click.option(
-    "--alpha-candidates", type=float, multiple=True, help="Try these alpha, not the usual ones."
+@click.command(
+    "audit",
+    cls=Command,
+    examples=["tcertify audit published.tsv --sigma 0.5 --N 100000 --alpha 0.001"],
 )
-@click.option("--recertify", "new_alpha", type=float, help="Also give the table at this alpha.")
-@click.option("--step", type=float, default=0.25, show_default=True, help="Between table radii.")
+@click.argument("log", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@sigma_option
+@click.option("--N", "n", type=int, help="Samples that the log's authors state.")
+@click.option("--alpha", type=float, help="Failure probability that the log's authors state.")
+@click.option(
+    "--N-candidate",
+    "n_candidates",
+    type=int,
+    multiple=True,
+    help="Try this number of samples instead of the usual ones; may be repeated.",
+)
+@click.option(
+    "--alpha-candidate",
+    "alpha_candidates",
+    type=float,
+    multiple=True,
+    help="Try this alpha instead of the usual ones; may be repeated.",
+)
+@click.option("--recertify", "new_alpha", type=float, help="Also print the table at this alpha.")
+@click.option("--step", type=float, help="Distance between the radii of the table.")
+@json_option
 @click.pass_context
-def audit_command(
+def audit(
     context: click.Context,
-    log: str,
+    log: Path,
     sigma: float,
     n: int | None,
     alpha: float | None,
     n_candidates: tuple[int, ...],
     alpha_candidates: tuple[float, ...],
     new_alpha: float | None,
-    step: float,
+    step: float | None,
+    as_json: bool,
 ) -> None:
-    """Say which n and alpha a CERTIFY log was made with, and print its table.
+    """Find out how a published log was made.
 
-    Ends with status 1 when the radii contradict the stated n and alpha.
+    It says which number of samples and which alpha a log of CERTIFY was made with: every radius
+    that CERTIFY prints lies on a lattice that both determine. Ends with status 1 when the radii
+    contradict the stated --N and --alpha.
     """
-    from tcertify._checks import check_positive
-    from tcertify.logs.audit import audit_log, recertify_log
-    from tcertify.logs.tsv import read_log
+    from tcertify.logs import audit_log, read_log
 
     rows = read_log(log)
     candidates: dict[str, Any] = {
@@ -51,55 +70,51 @@ def audit_command(
         "alpha_candidates": alpha_candidates,
     }
     given = {name: values for name, values in candidates.items() if values}
-    audit = audit_log(rows, sigma=sigma, n=n, alpha=alpha, **given)
-    click.echo(_fits_table(audit))
-    click.echo(audit.verdict)
-    tables = {"as printed": rows.radius}
+    found = audit_log(rows, sigma=sigma, n=n, alpha=alpha, **given)
+    table = _table(rows, found, sigma, new_alpha, step)
+    emit(
+        {
+            "log": str(log),
+            "verdict": found.verdict,
+            "contradicted": found.contradicted,
+            "fits": [asdict(fit) for fit in found.fits],
+            "tables": table.records(),
+        },
+        "\n".join([*_fits(found), found.verdict, table.to("text"), *table.notes()]),
+        as_json=as_json,
+    )
+    context.exit(1 if found.contradicted else 0)
+
+
+def _table(
+    rows: Log, found: Audit, sigma: float, new_alpha: float | None, step: float | None
+) -> Table:
+    """Return the table of the log as printed and, where asked for, at another alpha."""
+    from tcertify.logs import recertify_log
+    from tcertify.report import Result, certified_table, radii_up_to
+
+    results = [Result.of_log(rows, "as printed")]
     if new_alpha is not None:
-        source = audit.best or audit.stated
+        source = found.best or found.stated
         if source is None:
-            raise ValueError("To recertify, n and alpha must be known; state --n and --alpha.")
-        tables[f"alpha = {new_alpha:g}"] = recertify_log(
+            raise click.UsageError(
+                "--recertify needs to know how the log was made: give --N and --alpha."
+            )
+        radius = recertify_log(
             rows, sigma=sigma, n=source.n, alpha=source.alpha, new_alpha=new_alpha
         )
-    click.echo(_accuracy_table(rows, tables, check_positive("step", step)))
-    context.exit(1 if audit.contradicted else 0)
+        results.append(replace(results[0], name=f"alpha = {new_alpha:g}", radius=radius))
+    return certified_table(results, radii_up_to(float(rows.radius.max()), step))
 
 
-def _fits_table(audit: Audit) -> str:
-    """The five likeliest candidates and the stated one."""
-    shown = list(audit.fits[:5])
-    if audit.stated is not None and audit.stated not in shown:
-        shown.append(audit.stated)
-    lines = ["       n    alpha  misfits  of rows  expected by chance  log10 odds"]
-    lines += [
+def _fits(found: Audit) -> list[str]:
+    """Return lines on the five likeliest candidates and the stated one."""
+    shown = list(found.fits[:5])
+    if found.stated is not None and found.stated not in shown:
+        shown.append(found.stated)
+    lines = ["       N    alpha  misfits  of rows  expected by chance  log10 odds"]
+    return lines + [
         f"{fit.n:8d} {fit.alpha:8g} {fit.misfits:8d} {fit.rows:8d} {fit.expected_misfits:19.1f} "
-        f"{fit.evidence:11.1f}" + ("  stated" if fit is audit.stated else "")
+        f"{fit.evidence:11.1f}" + ("  stated" if fit is found.stated else "")
         for fit in shown
     ]
-    return "\n".join(lines)
-
-
-def _accuracy_table(log: Log, tables: dict[str, NDArray[np.float64]], step: float) -> str:
-    """Certified accuracy with its 95 % interval by radius, and ACR, one column a radius array."""
-    import numpy as np
-
-    from tcertify.logs.tsv import format_down
-    from tcertify.statistics.curves import average_certified_radius, certified_accuracy
-
-    width = 26
-    radii = np.arange(0.0, log.radius.max() + step, step)
-    curves = [certified_accuracy(radius, log.correct, radii) for radius in tables.values()]
-    means = [average_certified_radius(radius, log.correct) for radius in tables.values()]
-    lines = ["radius   " + "".join(f"{name:>{width}}" for name in tables)]
-    for row, radius in enumerate(radii):
-        cells = [
-            f"{curve.share[row]:8.4f} [{curve.lower[row]:.4f}, {curve.upper[row]:.4f}]"
-            for curve in curves
-        ]
-        lines.append(f"{radius:<9.4g}" + "".join(f"{cell:>{width}}" for cell in cells))
-    cells = [
-        f"{format_down(mean.value, 4):>8} [{mean.lower:.4f}, {mean.upper:.4f}]" for mean in means
-    ]
-    lines.append("ACR      " + "".join(f"{cell:>{width}}" for cell in cells))
-    return "\n".join(lines)

@@ -3,51 +3,44 @@
 from __future__ import annotations
 
 from importlib.metadata import entry_points
-from typing import Any
 
 import click
 
-from tcertify.cli.logs import audit_command
-from tcertify.cli.runs import COMMANDS
-from tcertify.errors import RunError
+from tcertify.cli.command import Group
+from tcertify.cli.doctor import doctor
+from tcertify.cli.logs import audit
+from tcertify.cli.planning import bound, plan
+from tcertify.cli.report import compare, plot, table
+from tcertify.cli.runs import certify, export, predict, recertify, verify
 
 
-class _Commands(click.Group):
-    """Errors that name a bad argument end the command with one sentence, not a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (ValueError, ModuleNotFoundError, FileExistsError, RunError) as error:
-            raise click.ClickException(str(error)) from error
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--traceback", is_flag=True, help="Show the whole traceback of an error.")
 @click.version_option(package_name="tcertify")
-def main() -> None:
-    """Certify the l2 robustness of randomized-smoothed classifiers."""
+def main(traceback: bool) -> None:
+    """Certify the l2 robustness of randomized-smoothed classifiers.
 
-
-@main.command()
-@click.argument("k", type=int)
-@click.argument("n", type=int)
-@click.option(
-    "--alpha", type=float, default=0.001, show_default=True, help="Failure probability, one-sided."
-)
-def bound(k: int, n: int, alpha: float) -> None:
-    """Print the Clopper-Pearson bounds of a probability from K successes in N trials.
-
-    Each bound fails with probability at most alpha; both together with at most 2 alpha.
+    Results go to stdout, messages to stderr. Exit status: 0 done, 1 findings or an error, 2 wrong
+    usage, 3 images failed, 130 interrupted.
     """
-    from tcertify.bounds import clopper_pearson_lower, clopper_pearson_upper
-
-    click.echo(f"lower {float(clopper_pearson_lower(k, n, alpha))!r}")
-    click.echo(f"upper {float(clopper_pearson_upper(k, n, alpha))!r}")
 
 
-for _own_command in (*COMMANDS, audit_command):
-    main.add_command(_own_command)
+for _command in (
+    certify,
+    predict,
+    plot,
+    table,
+    compare,
+    verify,
+    recertify,
+    export,
+    audit,
+    bound,
+    plan,
+    doctor,
+):
+    main.add_command(_command)
 
 # Packages above this one add commands: `demo` trains, so it lives with training.
-for _command in entry_points(group="tcertify.commands"):
-    main.add_command(_command.load())
+for _entry in entry_points(group="tcertify.commands"):
+    main.add_command(_entry.load())

@@ -1,85 +1,136 @@
-"""The commands on run files: certify, predict, verify, recertify, export."""
+"""The commands that make and check run files: certify, predict, verify, recertify, export."""
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tcertify.certificates import METHODS
+from tcertify.cli.command import INTERRUPTED, Command
+from tcertify.cli.options import (
+    METHODS,
+    PATH,
+    DataOptions,
+    Radii,
+    alpha_option,
+    data_options,
+    gathered,
+    together,
+)
+from tcertify.cli.output import emit, json_option, progress, quiet_option, tell
 
 if TYPE_CHECKING:
-    from tcertify.runs.table import RunTable
+    from tcertify.report import Table
+    from tcertify.runs import RunTable
 
-RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
-
-_PATH = click.Path(dir_okay=False, path_type=Path)
-_FOLDER = click.Path(file_okay=False, path_type=Path)
-
-
-class _Radii(click.ParamType[list[float]]):
-    """Radii separated by commas."""
-
-    name = "radii"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        try:
-            return [float(part) for part in value.split(",")]
-        except ValueError:
-            self.fail(f"radii must be numbers separated by commas, got {value!r}.", param, ctx)
+#: Exit status of a run in which images failed or votes were lost.
+FAILED = 3
 
 
-def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def decorate(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
+@dataclass(frozen=True)
+class RunOptions:
+    """What certify and predict share, but for the images."""
 
-    return decorate
+    model: str
+    sigma: float
+    outfile: Path
+    alpha: float
+    seed: int
+    skip: int
+    most: int | None
+    batch_size: int | None
+    device: str
+    dtype: str | None
+    channels_last: bool
+    compile: bool
+    tf32: bool | None
+    allow: tuple[str, ...]
+    resume: bool
+    overwrite: bool
+    quiet: bool
+    as_json: bool
+
+    @property
+    def run(self) -> Path:
+        """The run file that belongs to OUTFILE."""
+        return Path(f"{self.outfile}.run")
+
+    def indices(self, images: int) -> range:
+        """Return the images to take."""
+        return range(0, images, self.skip)[: self.most]
 
 
-_run_options = _options(
+_device_option = click.option(
+    "--device", default="cpu", show_default=True, help="Where the classifier runs: cpu, cuda:0 ..."
+)
+
+_run_options = together(
     click.argument("dataset"),
     click.argument("model"),
     click.argument("sigma", type=float),
-    click.argument("outfile", type=_PATH),
-    click.option("--batch", type=int, help="Noisy copies a forward pass.  [default: by itself]"),
-    click.option("--skip", type=int, default=1, show_default=True, help="Take each SKIP-th image."),
-    click.option("--max", "most", type=int, help="Stop after this many images.  [default: all]"),
-    click.option("--split", default="test", show_default=True, help="Split of the data set."),
-    click.option("--data", type=_FOLDER, help="Folder that holds DATASET; digits need none."),
+    click.argument("outfile", type=PATH),
+    alpha_option,
+    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the noise."),
+    data_options,
     click.option(
-        "--alpha", type=float, default=0.001, show_default=True, help="Failure probability."
+        "--skip",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Take every SKIP-th image.",
     ),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of the noise."),
-    click.option("--device", default="cpu", show_default=True, help="Such as cpu or cuda:0."),
-    click.option("--resume", is_flag=True, help="Continue the run that OUTFILE belongs to."),
-    click.option("--overwrite", is_flag=True, help="Replace OUTFILE and its run."),
+    click.option(
+        "--max", "most", type=click.IntRange(min=1), help="Take at most this many images."
+    ),
+    click.option(
+        "--batch",
+        "batch_size",
+        type=int,
+        help="Noisy copies per forward pass.  [default: automatic]",
+    ),
+    _device_option,
     click.option(
         "--dtype",
-        default="float32",
-        show_default=True,
-        help="Precision of the classifier: float32, bfloat16 or float16.",
+        type=click.Choice(("float32", "bfloat16", "float16")),
+        help="Precision of the classifier.  [default: its own]",
     ),
-    click.option("--channels-last", is_flag=True, help="Memory layout of classifier and images."),
+    click.option("--channels-last", is_flag=True, help="Store images with the channels last."),
     click.option("--compile", is_flag=True, help="Run the classifier through torch.compile."),
-    click.option("--tf32", is_flag=True, help="Let a GPU multiply float32 in TF32."),
+    click.option(
+        "--tf32/--no-tf32",
+        default=None,
+        help="Whether a GPU may multiply float32 numbers in TF32.  [default: as torch is set]",
+    ),
     click.option(
         "--allow",
         multiple=True,
+        metavar="DEFECT",
         help="Accept a defect that makes certificates void: random, rows, state or range.",
     ),
+    click.option("--resume", is_flag=True, help="Continue the run that OUTFILE belongs to."),
+    click.option("--overwrite", is_flag=True, help="Replace OUTFILE and its run file."),
+    quiet_option,
+    json_option,
+    gathered(RunOptions, "options"),
+    gathered(DataOptions, "images"),
 )
 
 
-@click.command()
+@click.command(
+    cls=Command, examples=["tcertify certify digits demo/digits.safetensors 0.5 out.tsv --N 10000"]
+)
 @_run_options
-@click.option("--N0", "n0", type=int, default=100, show_default=True, help="Selection samples.")
-@click.option("--N", "n", type=int, default=100_000, show_default=True, help="Estimation samples.")
+@click.option(
+    "--N0", "n0", type=int, default=100, show_default=True, help="Samples that select the class."
+)
+@click.option(
+    "--N", "n", type=int, default=100_000, show_default=True, help="Samples that certify it."
+)
 @click.option(
     "--method",
     type=click.Choice(METHODS),
@@ -87,75 +138,73 @@ _run_options = _options(
     show_default=True,
     help="How votes become a radius.",
 )
-@click.option("--target-radius", type=float, help="Stop an image once this radius is decided.")
-@click.option("--radii", type=_Radii(), help="Stop an image once its cell of radii is decided.")
+@click.option(
+    "--target-radius", type=float, help="Stop sampling an image once this radius is decided."
+)
+@click.option(
+    "--radii", type=Radii(), help="Stop sampling an image once all these radii are decided."
+)
 def certify(
-    dataset: str,
-    model: str,
-    sigma: float,
-    outfile: Path,
+    images: DataOptions,
+    options: RunOptions,
     n0: int,
     n: int,
     method: str,
     target_radius: float | None,
     radii: list[float] | None,
-    **others: Any,
 ) -> None:
-    """Certify DATASET under MODEL with Gaussian noise SIGMA, in pixel units, into OUTFILE.
+    """Certify the images of a data set.
 
-    OUTFILE is the field's log, tab-separated; OUTFILE.run beside it keeps the votes, so that the
-    run can be resumed, verified and recertified. MODEL is package.module:function or a
-    .safetensors checkpoint.
+    MODEL is smoothed with Gaussian noise of standard deviation SIGMA, in pixel units: pixels lie in
+    [0, 1]. OUTFILE becomes the log that the field's
+    scripts read; OUTFILE.run, beside it, keeps every vote, so that the run can be resumed,
+    verified and recertified.
+
+    DATASET is digits, cifar10 or imagenet, an .npz file, a folder CLASS/file, or
+    package.module:function. MODEL is package.module:function or a .safetensors checkpoint.
     """
-    from tcertify.logs.tsv import format_down
-    from tcertify.runs.engine import certify_dataset
-    from tcertify.runs.settings import Settings
+    from tcertify.logs import format_down
+    from tcertify.runs import certify_dataset
+    from tcertify.statistics import check_useful, largest_radius
 
     if target_radius is not None:
         if radii is not None:
             raise click.UsageError("--target-radius and --radii exclude each other.")
         radii = [target_radius]
-    settings = Settings.make(
-        num_classes=2,
-        sigma=sigma,
-        n0=n0,
-        n=n,
-        alpha=others["alpha"],
-        method=method,
-        seed=others["seed"],
-        radii=radii,
-    )
-    largest = format_down(settings.largest_radius(), 4)
-    click.echo(f"largest radius that {n} samples can certify: {largest}")
-    _execute(
-        certify_dataset,
-        dataset,
-        model,
-        outfile,
-        others,
-        sigma=sigma,
-        n0=n0,
-        n=n,
-        method=method,
-        radii=radii,
+    check_useful(n, options.alpha)
+    largest = largest_radius(n, options.alpha, options.sigma)
+    _run(
+        functools.partial(certify_dataset, n0=n0, n=n, method=method, radii=radii),
+        images,
+        options,
+        f"No radius above {format_down(largest, 4)} can be certified with --N {n}.",
     )
 
 
-@click.command()
+@click.command(
+    cls=Command, examples=["tcertify predict digits demo/digits.safetensors 0.5 predicted.tsv"]
+)
 @_run_options
-@click.option("--N", "n", type=int, default=1000, show_default=True, help="Samples an image.")
-def predict(dataset: str, model: str, sigma: float, outfile: Path, n: int, **others: Any) -> None:
-    """Predict DATASET by MODEL smoothed with Gaussian noise SIGMA, into OUTFILE.
+@click.option("--N", "n", type=int, default=1000, show_default=True, help="Samples per image.")
+def predict(images: DataOptions, options: RunOptions, n: int) -> None:
+    """Predict the images of a data set, or abstain.
 
-    The log and the run file are those of `certify`; the radius is 0, and -1 abstains.
+    It abstains where the vote is too close to call. Arguments and files are those of `certify`;
+    every radius is 0.
     """
-    from tcertify.runs.engine import predict_dataset
+    from tcertify.runs import predict_dataset
 
-    _execute(predict_dataset, dataset, model, outfile, others, sigma=sigma, n=n)
+    _run(functools.partial(predict_dataset, n=n), images, options)
 
 
-@click.command()
-@click.argument("run", type=_PATH)
+@click.command(
+    cls=Command,
+    examples=[
+        "tcertify verify out.tsv.run",
+        "tcertify verify out.tsv.run --replay 5 --dataset digits --model demo/digits.safetensors",
+    ],
+)
+@click.argument("run", type=PATH)
 @click.option(
     "--replay",
     type=int,
@@ -164,209 +213,226 @@ def predict(dataset: str, model: str, sigma: float, outfile: Path, n: int, **oth
     help="Cast the votes of this many images again, chosen at random.",
 )
 @click.option("--dataset", help="The data set of the run, for --replay.")
-@click.option("--split", default="test", show_default=True, help="Split of the data set.")
-@click.option("--data", type=_FOLDER, help="Folder that holds the data set; digits need none.")
 @click.option("--model", help="The model of the run, for --replay.")
-@click.option("--device", default="cpu", show_default=True, help="Such as cpu or cuda:0.")
+@data_options
+@_device_option
+@json_option
+@gathered(DataOptions, "images")
+@click.pass_context
 def verify(
+    context: click.Context,
     run: Path,
     replay: int,
-    dataset: str | None,
-    split: str,
-    data: Path | None,
+    images: DataOptions,
     model: str | None,
     device: str,
+    as_json: bool,
 ) -> None:
-    """Recompute every certificate of RUN from its votes; report what they do not support."""
-    from tcertify.runs.verify import verify_run
+    """Recompute every certificate of a run from its votes.
 
+    What the votes do not support is reported. Ends with status 1 when there is a finding.
+    """
+    from tcertify.runs import verify_run
+
+    if replay and (images.dataset is None or model is None):
+        raise click.UsageError("--replay needs --dataset and --model.")
     inputs: dict[str, Any] = {}
     if replay:
-        if dataset is None or model is None:
-            raise click.UsageError("--replay needs --dataset and --model.")
-        inputs = {"model": _model(model, device), "dataset": _dataset(dataset, split, data)}
+        inputs = {"dataset": images.load(), "model": _model(str(model)), "device": _device(device)}
     report = verify_run(run, replay=replay, **inputs)
-    for finding in report.findings:
-        click.echo(finding)
-    click.echo(
+    summary = (
         f"{run}: {report.verified} images verified, {len(report.findings)} findings,"
-        f" {report.failed} images invalid, {report.missing} still to do"
+        f" {report.failed} images failed, {report.missing} still to do"
     )
-    if replay:
-        click.echo(f"replayed images {[*report.replayed]}: at most {report.moved} votes moved")
-    if report.findings:
-        raise SystemExit(1)
+    replayed = f"replayed images {[*report.replayed]}: at most {report.moved} votes moved"
+    emit(
+        {
+            "run": str(run),
+            "verified": report.verified,
+            "findings": [*report.findings],
+            "failed": report.failed,
+            "missing": report.missing,
+            "replayed": [*report.replayed],
+            "moved": report.moved,
+        },
+        "\n".join([*report.findings, summary, *([replayed] if replay else [])]),
+        as_json=as_json,
+    )
+    context.exit(1 if report.findings else 0)
 
 
-@click.command()
-@click.argument("run", type=_PATH)
+@click.command(
+    cls=Command, examples=["tcertify recertify out.tsv.run --method certify --alpha 0.01"]
+)
+@click.argument("run", type=PATH)
 @click.option("--method", type=click.Choice(METHODS), help="How votes become a radius.")
-@click.option("--alpha", type=float, help="Failure probability.")
-@click.option("--out", type=_PATH, help="Also write the log, tab-separated.")
+@click.option("--alpha", type=float, help="Probability that a certificate may be wrong.")
+@click.option("--out", type=PATH, help="Also write the log of the new certificates.")
 @click.option("--overwrite", is_flag=True, help="Replace the log.")
+@json_option
 def recertify(
-    run: Path, method: str | None, alpha: float | None, out: Path | None, overwrite: bool
+    run: Path,
+    method: str | None,
+    alpha: float | None,
+    out: Path | None,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
-    """Print the table of RUN under another method or alpha, without a single new sample."""
-    from tcertify.runs.recertify import recertify_run
+    """Print the table of a run at another method or alpha.
+
+    No new sample is drawn. Choose both before you look at the votes: the best of several is not a
+    certificate at alpha.
+    """
+    from tcertify.runs import export_run, recertify_run
 
     _refuse_existing(out, overwrite)
     table = recertify_run(run, method=method, alpha=alpha)
-    _print_table(table)
-    _write(table, out, "tsv")
+    if out is not None:
+        export_run(table, out, "tsv")
+    _emit_table(table, as_json=as_json)
 
 
-@click.command()
-@click.argument("run", type=_PATH)
+@click.command(cls=Command, examples=["tcertify export out.tsv.run --format csv --out out.csv"])
+@click.argument("run", type=PATH)
 @click.option(
     "--format",
     type=click.Choice(("tsv", "csv", "parquet")),
     default="tsv",
     show_default=True,
-    help="The field's log, or every column.",
+    help="The field's log (tsv), or every column of the run (csv, parquet).",
 )
-@click.option("--out", type=_PATH, required=True, help="The file to write.")
+@click.option("--out", type=PATH, required=True, help="The file to write.")
 @click.option("--overwrite", is_flag=True, help="Replace the file.")
 def export(run: Path, format: str, out: Path, overwrite: bool) -> None:
-    """Write the certificates of RUN as a log, as CSV or as Parquet."""
-    from tcertify.runs.table import read_run
+    """Write a run as a log, as CSV or as Parquet."""
+    from tcertify.runs import export_run, read_run
 
     _refuse_existing(out, overwrite)
-    _write(read_run(run), out, format)
+    export_run(read_run(run), out, format)
 
 
-COMMANDS = (certify, predict, verify, recertify, export)
-
-
-def _execute(
+def _run(
     task: Callable[..., RunTable],
-    dataset: str,
-    model: str,
-    outfile: Path,
-    others: dict[str, Any],
-    **arguments: Any,
+    images: DataOptions,
+    options: RunOptions,
+    announcement: str | None = None,
 ) -> None:
-    """Run a task with a progress bar; write the log however the run ends; exit 3 for bad images."""
-    from tcertify.runs.table import read_run
+    """Make a run, and write its log however the run ends."""
+    from tcertify.classifiers import Execution
 
-    _refuse_existing(outfile, others["overwrite"] or others["resume"])
-    images = _dataset(dataset, others.pop("split"), others.pop("data"))
-    classifier = _model(model, others.pop("device"))
-    indices = range(0, len(images), _at_least_one("--skip", others.pop("skip")))
-    most, batch, run = others.pop("most"), others.pop("batch"), Path(f"{outfile}.run")
-    if most is not None:
-        indices = indices[: _at_least_one("--max", most)]
-    if batch is not None:
-        others["batch_size"] = batch
+    _refuse_existing(options.outfile, options.overwrite or options.resume)
+    execution = Execution(
+        options.dtype,
+        channels_last=options.channels_last,
+        compile=options.compile,
+        tf32=options.tf32,
+    )
+    device, dataset = _device(options.device), images.load()
+    model, indices = _model(options.model), options.indices(len(dataset))
+    if announcement:
+        tell(announcement, quiet=options.quiet)
     started = time.perf_counter()
     try:
-        with progress_bar(len(indices)) as on_progress:
+        with progress(len(indices), quiet=options.quiet) as on_progress:
             table = task(
-                classifier,
-                images,
-                out=run,
+                model,
+                dataset,
+                sigma=options.sigma,
+                alpha=options.alpha,
+                seed=options.seed,
+                out=options.run,
                 indices=indices,
+                batch_size=options.batch_size,
+                device=device,
+                execution=execution,
+                resume=options.resume,
+                overwrite=options.overwrite,
+                allow=options.allow,
                 on_progress=on_progress,
-                **arguments,
-                **others,
             )
     except KeyboardInterrupt:
-        if run.exists():
-            table = read_run(run)
-            _write(table, outfile, "tsv")
-            click.echo(
-                f"interrupted: {len(table)} of {len(indices)} images are in {run} and in"
-                f" {outfile}; the same command with --resume continues",
-                err=True,
-            )
-        raise SystemExit(130) from None
-    _write(table, outfile, "tsv")
-    for text in table.warnings:
-        click.echo(f"warning: {text}", err=True)
-    _print_table(table)
-    click.echo(
-        f"{len(table)} images, {int(table.n.sum())} estimation samples in"
-        f" {time.perf_counter() - started:.1f} s; wrote {outfile} and {run}"
-    )
-    if table.failed.any() or table.invalid.any():
-        click.echo(
-            f"{int(table.failed.sum())} images invalid, {int(table.invalid.sum())} invalid votes",
-            err=True,
-        )
-        raise SystemExit(3)
+        _say_interrupted(options, len(indices))
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    _finish(table, options, time.perf_counter() - started)
 
 
-def _print_table(table: RunTable) -> None:
-    from tcertify.logs.tsv import format_down
+def _say_interrupted(options: RunOptions, planned: int) -> None:
+    """Write the log of what was finished, and say how to go on."""
+    from tcertify.runs import export_run, read_run
 
-    correct = table.predicted == table.label
-    shown = table.parameters
-    click.echo(
-        f"{shown['method']}, alpha = {shown['alpha']:g}, sigma = {shown['sigma']:g}:"
-        f" {len(table)} images, accuracy {_share(correct)}, abstained"
-        f" {_share(table.predicted < 0)}, mean samples {_mean(table.n):.0f}"
-    )
-    if shown["method"] == "predict":
+    if not options.run.exists():
+        tell("interrupted: no image was finished")
         return
-    radii = shown["radii"] or [r for r in RADII if r <= max(table.radius, default=0)]
-    for radius in radii:
-        certified = correct & (table.radius >= radius) & (table.radius > 0)
-        click.echo(f"certified accuracy at radius {radius:g}: {_share(certified)}")
-    click.echo(f"average certified radius: {format_down(_mean(table.radius * correct), 4)}")
+    table = read_run(options.run)
+    export_run(table, options.outfile, "tsv")
+    tell(
+        f"interrupted: {len(table)} of {planned} images are in {options.run} and in"
+        f" {options.outfile}; the same command with --resume continues"
+    )
 
 
-def _share(true: Any) -> str:
-    return f"{_mean(true):.4f}"
+def _finish(table: RunTable, options: RunOptions, seconds: float) -> None:
+    """Write the log of a run that is done, print its table; images that failed set the status."""
+    from tcertify.runs import export_run
+
+    export_run(table, options.outfile, "tsv")
+    for text in table.warnings:
+        tell(f"warning: {text}")
+    _emit_table(table, as_json=options.as_json, log=str(options.outfile), run=str(options.run))
+    tell(
+        f"{len(table)} images, {int(table.n.sum())} estimation samples in {seconds:.1f} s;"
+        f" wrote {options.outfile} and {options.run}",
+        quiet=options.quiet,
+    )
+    if table.stopped_early:
+        tell(
+            f"The radii in {options.outfile} are those of a run that stopped early: read certified"
+            " accuracy from it at the radii given, and no average.",
+            quiet=options.quiet,
+        )
+    failed, invalid = int(table.failed.sum()), int(table.invalid.sum())
+    if failed or invalid:
+        tell(f"{failed} images failed, {invalid} votes were invalid (NaN)")
+        raise click.exceptions.Exit(FAILED)
 
 
-def _mean(values: Any) -> float:
-    return float(values.mean()) if len(values) else 0.0
+def _emit_table(table: RunTable, *, as_json: bool, **files: str) -> None:
+    """Print the certified accuracies of a run."""
+    from tcertify.report import Result, certified_table
+
+    result = Result.of_run(table)
+    shown = certified_table([result])
+    heading = (
+        f"{result.method}, alpha = {result.alpha:g}, sigma = {result.sigma:g}: {len(result)} images"
+    )
+    emit({**files, **shown.records()[0]}, "\n".join([heading, *_lines(shown)]), as_json=as_json)
 
 
-@contextmanager
-def progress_bar(images: int) -> Iterator[Callable[[int, int], None]]:
-    """Show rate and time left on a terminal; yield what `certify_dataset` calls back."""
-    from tqdm import tqdm
-
-    with tqdm(total=images, unit="image", disable=None, leave=False) as bar:
-
-        def on_progress(done: int, planned: int) -> None:
-            bar.update(done - bar.n)
-
-        yield on_progress
+def _lines(table: Table) -> list[str]:
+    """Return the lines of a table of one result, whose name needs no line."""
+    return [*table.to("text").splitlines()[1:], *table.notes()]
 
 
-def _dataset(name: str, split: str, folder: Path | None) -> Any:
-    from tcertify import data
+def _model(name: str) -> Any:
+    from tcertify import classifiers
 
-    return data.load(name, split, folder)
+    return classifiers.load(name)
 
 
-def _model(name: str, device: str) -> Any:
-    from tcertify.classifiers.by_name import load
+def _device(name: str) -> Any:
+    """Return the device called `name` if numbers can be computed there."""
+    import torch
 
     try:
-        return load(name).to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise click.ClickException(f"--device {device}: {str(error).splitlines()[0]}") from None
+        device = torch.device(name)
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise click.BadParameter(
+            f"{name} cannot compute: {str(error).splitlines()[0]}", param_hint="--device"
+        ) from None
+    return device
 
 
 def _refuse_existing(path: Path | None, allowed: bool) -> None:
     if path is not None and path.is_file() and not allowed:
-        raise FileExistsError(f"{path} exists; give --overwrite to replace it.")
-
-
-def _write(table: RunTable, out: Path | None, format: str) -> None:
-    from tcertify.runs.export import export_run
-
-    if out is not None:
-        try:
-            export_run(table, out, format)
-        except OSError as error:
-            raise click.ClickException(f"Cannot write {out}: {error.strerror}.") from error
-
-
-def _at_least_one(name: str, value: int) -> int:
-    if value < 1:
-        raise click.BadParameter(f"must be at least 1, got {value}.", param_hint=name)
-    return value
+        raise click.ClickException(f"{path} exists; give --overwrite to replace it.")

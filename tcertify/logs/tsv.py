@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from decimal import ROUND_FLOOR, Decimal
+from decimal import ROUND_FLOOR, Context, Decimal
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +22,9 @@ COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 
 #: No row of six short fields comes near this; a longer line is never held in memory whole.
 MAX_LINE_BYTES = 4096
+
+#: Enough digits for the largest float and all decimals that may be asked for.
+_EXACT = Context(prec=400)
 
 _NUMBER = re.compile(rb"(-?)(\d{1,30})(?:\.(\d{0,30}))?(?:[eE]([-+]?\d{1,3}))?")
 _TIME = re.compile(rb"(?:(\d{1,6}) days?, )?(\d{1,6}):(\d\d):(\d\d(?:\.\d{1,9})?)")
@@ -171,7 +174,8 @@ def format_down(value: float, decimals: int) -> str:
     >>> format_down(0.29999, 3), format_down(2.0, 3)
     ('0.299', '2.000')
     """
-    return format(Decimal(value).quantize(Decimal(1).scaleb(-decimals), ROUND_FLOOR), "f")
+    shown = Decimal(value).quantize(Decimal(1).scaleb(-decimals), ROUND_FLOOR, _EXACT)
+    return format(shown, "f")
 
 
 def _lines(file: IO[bytes], path: Path) -> Iterator[bytes]:

@@ -1,1 +1,10 @@
+from .pairs import Comparison as Comparison
+from .pairs import compare_results as compare_results
 from .plots import plot_certified_accuracy as plot_certified_accuracy
+from .results import Result as Result
+from .results import read_result as read_result
+from .results import read_results as read_results
+from .tables import Summary as Summary
+from .tables import Table as Table
+from .tables import certified_table as certified_table
+from .tables import radii_up_to as radii_up_to

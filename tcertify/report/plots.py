@@ -1,48 +1,195 @@
-"""Pictures of certification runs."""
+"""Pictures of certified accuracy over radius, fit for print."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from os import PathLike
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
+
+from tcertify.report.pairs import compare_results
+from tcertify.report.results import Result
+from tcertify.report.tables import check_radii_known
+from tcertify.statistics.curves import certified_accuracy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: Okabe and Ito's colours, which the colour-blind tell apart, ordered so that neighbours differ in
+#: grey as well; dashes tell apart what is printed without colour.
+_COLOURS = ("#000000", "#D55E00", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
+_DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+_MARKERS = "os^Dv"
+
+#: Inches: the widths of one and of both columns of a page with two.
+SIZES = {"one": (3.35, 2.5), "two": (6.9, 3.6)}
+
+SUFFIXES = (".png", ".pdf", ".svg")
+
+#: So that the same results give the same file.
+_METADATA = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "legend.frameon": False,
+    "svg.hashsalt": "tcertify",
+    "pdf.fonttype": 42,  # letters stay letters: journals refuse Type 3
+}
 
 
 def plot_certified_accuracy(
-    curves: Mapping[str, tuple[ArrayLike, ArrayLike]], path: str | PathLike[str], *, title: str
+    results: Sequence[Result],
+    path: str | os.PathLike[str],
+    *,
+    title: str = "",
+    gain: bool = False,
+    column: str = "two",
+    alpha: float = 0.05,
 ) -> None:
-    """Write the picture of certified accuracy by l2 radius, one labelled curve a run.
+    """Draw certified accuracy over radius, one curve for each result with its confidence band.
+
+    The curve falls at each certified radius, without a grid of radii between. The band is that of
+    `certified_accuracy`, over images and radius by radius. A run that stopped early is drawn at the
+    radii that it decided, as points with intervals. The file appears under its name only when it
+    is complete, and the same results give the same file.
 
     Parameters
     ----------
-    curves : mapping from label to (radius, correct)
-        For each run the radii (M,) of its images and whether each prediction was right (M,).
+    results : sequence of Result
+        At least one; see `read_results`.
     path : path
-        Where to write; the ending names the format (.png, .pdf, .svg).
+        Where to write; the ending names the format: .png, .pdf or .svg.
     title : str
-        Names the classifier, the data and the noise.
+        Nothing by default: in print, the caption says it.
+    gain : bool
+        Draw instead what each result gains over the first on the same images, with the interval of
+        `certified_gain`.
+    column : {"one", "two"}
+        Width of one column of a page with two, or of both.
+    alpha : float
+        Two-sided failure probability of the bands, in (0, 1).
+
+    Raises
+    ------
+    ValueError
+        No result, another ending or column, or `gain` of a single result or of other images.
+    ModuleNotFoundError
+        Without matplotlib, with the line that installs it.
+    OSError
+        The file cannot be written.
     """
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"`path` must end in {', '.join(SUFFIXES)}, got {os.fspath(path)!r}.")
+    if column not in SIZES:
+        raise ValueError(f"`column` must be one of {', '.join(SIZES)}, got {column!r}.")
+    if len(results) < 1 + gain:
+        raise ValueError(f"`results` must hold at least {1 + gain}, got {len(results)}.")
     try:
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
             'Pictures need matplotlib: pip install "tcertify[plots]".'
         ) from None
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    axes = figure.subplots()
-    for label, (radius, correct) in curves.items():
-        # The curve falls by one image at each certified radius: exact, with no grid of radii.
-        certified = np.sort(np.asarray(radius)[np.asarray(correct, dtype=bool)])
-        accuracy = (len(certified) - np.arange(len(certified) + 1)) / np.size(correct)
-        axes.step(np.concatenate([[0.0], certified]), accuracy, where="post", label=label)
-    axes.set(
-        xlabel="l2 radius",
-        ylabel="certified accuracy",
-        title=title,
-        ylim=(0, 1),
+    with rc_context(_STYLE):
+        figure = Figure(figsize=SIZES[column], layout="constrained")
+        axes = figure.subplots()
+        for place, result in enumerate(results):
+            if not gain:
+                _draw_curve(axes, result, _style(place), alpha)
+            elif place:
+                _draw_gain(axes, results[0], result, _style(place), alpha)
+        axes.set(xlabel=r"$\ell_2$ radius", title=title)
+        axes.set_ylabel(f"gain over {results[0].name}" if gain else "certified accuracy")
+        axes.set_xlim(left=0)
+        if gain:
+            axes.axhline(0, color="black", linewidth=0.6)
+        else:
+            axes.set_ylim(0, 1)
+        axes.grid(alpha=0.25, linewidth=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend()
+        _save(figure, Path(path), suffix)
+
+
+def _save(figure: Any, path: Path, suffix: str) -> None:
+    from tcertify._files import complete
+
+    with complete(path) as partial:
+        figure.savefig(partial, format=suffix[1:], dpi=300, metadata=_METADATA[suffix])
+
+
+def _style(place: int) -> dict[str, Any]:
+    return {
+        "color": _COLOURS[place % len(_COLOURS)],
+        "linestyle": _DASHES[place % len(_DASHES)],
+        "marker": _MARKERS[place % len(_MARKERS)],
+    }
+
+
+def _draw_curve(axes: Axes, result: Result, style: dict[str, Any], alpha: float) -> None:
+    radii = _places(result)
+    curve = certified_accuracy(result.radius, result.correct, radii, alpha=alpha)
+    values = (curve.share, curve.lower, curve.upper)
+    _draw(axes, result.name, radii, values, style, in_points=result.radii is not None)
+
+
+def _draw_gain(
+    axes: Axes, first: Result, second: Result, style: dict[str, Any], alpha: float
+) -> None:
+    in_points = first.radii is not None or second.radii is not None
+    join = np.intersect1d if in_points else np.union1d
+    radii = join(_places(first), _places(second))
+    gain = compare_results(first, second, radii, alpha=alpha).gain
+    values = (gain.share, gain.lower, gain.upper)
+    _draw(axes, second.name, radii, values, style, in_points=in_points)
+
+
+def _places(result: Result) -> NDArray[np.float64]:
+    """Return the radii at which the curve may fall, and 0, and one just beyond the last; or those
+    that the run decided.
+    """
+    check_radii_known(result)
+    if result.radii is not None:
+        return np.array(result.radii)
+    radii = np.unique(np.append(result.radius[result.correct], 0.0))
+    return np.append(radii, np.nextafter(radii[-1], np.inf))
+
+
+def _draw(
+    axes: Axes,
+    name: str,
+    radii: NDArray[np.float64],
+    values: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+    style: dict[str, Any],
+    *,
+    in_points: bool,
+) -> None:
+    """Draw a curve with its band. An image counts up to its radius: steps go before the fall."""
+    share, lower, upper = values
+    colour = style["color"]
+    if in_points:
+        whiskers = np.maximum([share - lower, upper - share], 0)
+        axes.errorbar(
+            radii,
+            share,
+            yerr=whiskers,
+            color=colour,
+            linestyle="",
+            marker=style["marker"],
+            markersize=3.5,
+            capsize=2,
+            elinewidth=0.8,
+            label=name,
+        )
+        return
+    axes.fill_between(radii, lower, upper, step="pre", color=colour, alpha=0.15, linewidth=0)
+    axes.step(
+        radii, share, where="pre", color=colour, linestyle=style["linestyle"], label=name, zorder=3
     )
-    axes.set_xlim(left=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=150)

@@ -8,6 +8,9 @@ from .curves import certified_accuracy as certified_accuracy
 from .curves import p_a_distribution as p_a_distribution
 from .families import certify_family as certify_family
 from .families import expected_wrong_certificates as expected_wrong_certificates
+from .paired import Gain as Gain
+from .paired import certified_gain as certified_gain
+from .paired import mcnemar_exact as mcnemar_exact
 from .planning import check_useful as check_useful
 from .planning import largest_radius as largest_radius
 from .planning import smallest_useful_n as smallest_useful_n

@@ -1,0 +1,96 @@
+"""From an exception to the sentence that the user reads."""
+
+from __future__ import annotations
+
+import errno
+import re
+import sysconfig
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+
+from tcertify.errors import RunError
+
+#: Where libraries live; what lies neither there nor in our packages is the user's.
+_LIBRARIES = tuple(
+    {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+)
+_OURS = tuple(
+    f"{Path(__file__).resolve().parents[2] / name}/"
+    for name in ("tcertify", "adre_train", "kernels")
+)
+
+_LONGEST = 400
+_SEE_ALL = "`tcertify --traceback COMMAND ...` shows all of it."
+
+
+def explain(error: BaseException, spelled: Mapping[str, str]) -> str:
+    """Return what went wrong, for the terminal.
+
+    `spelled` says how the command line spells an argument that a message puts in backticks.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return (
+            f"{_shown(error.filename)}, line {error.lineno}, is not Python: {error.msg}:"
+            f"\n    {(error.text or '').strip()}"
+        )
+    frame, in_network = _origin(error)
+    if frame is not None:
+        return (
+            f"Your code failed in {_shown(frame.filename)}, line {frame.lineno}, in {frame.name}:"
+            f"\n    {frame.line}\n{_described(error)} {_SEE_ALL}"
+        )
+    if in_network:
+        return f"The network failed on a batch of images: {_described(error)} {_SEE_ALL}"
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{_shown(error.filename)}: " if error.filename is not None else ""
+        return f"{where}{error.strerror}."
+    if isinstance(error, (ValueError, TypeError, RunError, ModuleNotFoundError, OSError)):
+        return _respelled(str(error), spelled)
+    if isinstance(error, MemoryError):
+        return f"Memory ran out. {_SEE_ALL}"
+    return f"{_described(error)} {_SEE_ALL}"
+
+
+def is_broken_pipe(error: BaseException) -> bool:
+    """Whether whoever read the output has left, as `head` does."""
+    return isinstance(error, OSError) and error.errno == errno.EPIPE
+
+
+def _origin(error: BaseException) -> tuple[traceback.FrameSummary | None, bool]:
+    """Return the user's last frame, if his code raised or called what did, and whether a network
+    was at work that is made of a library's parts alone.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    in_network = False
+    for frame in reversed(frames):
+        if frame.filename.startswith(_OURS):
+            return None, in_network
+        if not frame.filename.startswith(("<", *_LIBRARIES)):
+            return frame, False
+        in_network |= frame.filename.endswith("torch/nn/modules/module.py")
+    return None, in_network
+
+
+def _described(error: BaseException) -> str:
+    """Return the kind of error with its message, on one line."""
+    message = " ".join(str(error).split())
+    if len(message) > _LONGEST:
+        message = f"{message[:_LONGEST]} ..."
+    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _respelled(message: str, spelled: Mapping[str, str]) -> str:
+    """Return a message of the library in the words of the command line."""
+    message = re.sub(r'allow=\["(\w+)"\]', r"--allow \1", message)
+    return re.sub(r"`(\w+)`", lambda found: spelled.get(found[1], found[0]), message)
+
+
+def _shown(path: str | bytes | int) -> str:
+    """Return a path as seen from the working directory, where it lies below."""
+    text = path.decode(errors="backslashreplace") if isinstance(path, bytes) else str(path)
+    try:
+        return str(Path(text).relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return text

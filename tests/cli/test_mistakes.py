@@ -1,0 +1,212 @@
+"""Every command with every kind of mistake: words that help, and never a traceback."""
+
+import os
+import re
+
+import pytest
+from click.testing import CliRunner
+
+from tcertify.cli.main import main
+from tcertify.runs import certify_dataset, export_run
+from tests.tiny import Network, images
+
+DATA, MODEL = "tests.tiny:images", "tests.tiny:Network"
+FEW = ["--N0", "20", "--N", "200", "--method", "certify"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a run, its log, and files that are neither."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    (folder / "broken.py").write_text("def net(:\n    pass\n")
+    (folder / "empty").write_text("")
+    (folder / "text.tsv").write_text("idx\tlabel\n")
+    (folder / "folder.run").mkdir()
+    table = certify_dataset(
+        Network(), images(), sigma=0.5, out=folder / "a.run", n0=20, n=200, method="certify"
+    )
+    export_run(table, folder / "a.tsv")
+    (folder / "torn.run").write_bytes((folder / "a.run").read_bytes()[:9000])
+    return folder
+
+
+def certify(*options, data=DATA, model=MODEL, sigma="0.5", out="out.tsv", few=FEW):
+    return ["certify", data, model, sigma, out, *few, *options]
+
+
+def faulty(name):
+    return certify(model=f"tests.cli.faulty:{name}")
+
+
+#: Arguments of the Python functions, which the command line spells otherwise.
+PYTHON = re.compile(
+    "`(n|n0|alpha|sigma|seed|indices|root|split|batch_size|radii|allow|methods?|dtype|replay|"
+    "resume|overwrite|step|radius|p_a|p_b|path|layout)`"
+)
+
+MISTAKES = [
+    # numbers
+    (certify("--N", "9", few=[]), "can never certify anything at alpha = 0.001"),
+    (certify("--N", "-1"), "--N must be at least 1, got -1"),
+    (certify("--N0", "0"), "--N0 must be at least 1, got 0"),
+    (certify("--N", "many"), "'many' is not a valid integer"),
+    (certify("--alpha", "2"), "--alpha must be in (0, 1), got 2.0"),
+    (certify("--seed", "-1"), "--seed must be at least 0, got -1"),
+    (certify("--batch", "0"), "--batch must be at least 1, got 0"),
+    (certify("--skip", "0"), "0 is not in the range"),
+    (certify("--max", "0"), "0 is not in the range"),
+    (certify(sigma="-0.5"), "SIGMA must be positive and finite, got -0.5"),
+    (certify(sigma="-1e-3"), "SIGMA must be positive and finite, got -0.001"),
+    (certify(sigma="nan"), "SIGMA must be positive and finite, got nan"),
+    (certify(sigma="much"), "'much' is not a valid float"),
+    (certify("--radii", "0,x"), "numbers separated by commas"),
+    (certify("--radii", "-1"), "must be non-negative and finite, got -1"),
+    (certify("--radii", "0", "--target-radius", "1"), "exclude each other"),
+    (certify("--method", "best"), "'best' is not one of"),
+    (certify("--dtype", "int8"), "'int8' is not one of"),
+    (certify("--allow", "everything"), "--allow must hold codes of"),
+    (certify("--frobnicate"), "No such option"),
+    # devices
+    (certify("--device", "cuda:77"), "--device: cuda:77 cannot compute"),
+    (certify("--device", "meta"), "--device: meta cannot compute"),
+    (certify("--device", "toaster"), "--device: toaster cannot compute"),
+    # data
+    (certify(data="cifar11"), "DATASET must be one of digits, cifar10, imagenet"),
+    (certify(data="cifar10"), "--data must name the folder that holds cifar10"),
+    (certify("--data", "/nowhere", data="cifar10"), "--data: /nowhere is no folder"),
+    (certify("--data", "a.tsv", data="cifar10"), "--data"),
+    (certify("--data", ".", data="cifar10"), "--data .: CIFAR-10 is not in ."),
+    (certify("--data", ".", data="imagenet"), "--data ."),
+    (certify("--split", "validation", data="digits"), "--split must be"),
+    (certify("--resize", "4"), "--resize and --crop are for a folder of images"),
+    (certify(data="missing.npz"), "missing.npz"),
+    (certify(data="empty.npz"), "empty.npz"),
+    (certify(data="tests.tiny:nothing"), "has no nothing"),
+    (certify(data="nowhere:images"), "No module named 'nowhere'"),
+    (certify(data="tests.cli.faulty:no_data"), "holds no image"),
+    (certify(data="tests.cli.faulty:bytes_for_images"), "[0, 1]"),
+    (certify(data="tests.cli.faulty:wants_arguments"), "depth"),
+    # models
+    (certify(model="nothing"), "MODEL"),
+    (certify(model="nowhere:net"), "No module named 'nowhere'"),
+    (certify(model="tests.tiny:nothing"), "has no nothing"),
+    (certify(model="missing.safetensors"), "does not exist"),
+    (certify(model="empty.safetensors"), "empty.safetensors"),
+    (certify(model="broken:net"), "broken.py, line 1, is not Python"),
+    (faulty("no_weights"), "'missing.pth'"),
+    (faulty("wants_arguments"), "depth"),
+    (faulty("returns_nothing"), "NoneType"),
+    (faulty("ends_the_program"), "SystemExit: usage: train.py"),
+    (faulty("not_text"), "weights-"),
+    (faulty("key_error"), "KeyError: 'logits'"),
+    (faulty("assertion"), "AssertionError"),
+    (faulty("memory"), "Memory"),
+    (faulty("wants_three_channels"), "channels"),
+    (faulty("wants_larger_images"), "shapes cannot be multiplied"),
+    (faulty("wrong_width"), ", 3), got ("),
+    (faulty("rolls_dice"), "--allow random"),
+    # files
+    (certify(out="a.tsv"), "exists; give --overwrite"),
+    (certify(out="nowhere/out.tsv"), "nowhere/out.tsv"),
+    (certify(out="x" * 300), "File name too long"),
+    (certify(out="/proc/out.tsv"), "/proc/out.tsv"),
+    (certify("--overwrite", out="folder"), "folder"),
+    (["predict", DATA, MODEL, "0.5", "p.tsv", "--N", "0"], "--N must be at least 1, got 0"),
+    (["predict", DATA, MODEL, "-1", "p.tsv"], "SIGMA must be positive and finite, got -1.0"),
+    *(
+        ([*command, path, *more], words)
+        for path, words in (
+            ("missing.run", "missing.run"),
+            ("empty", "empty"),
+            ("text.tsv", "text.tsv"),
+            ("folder.run", "folder.run"),
+        )
+        for command, *more in (
+            (["verify"],),
+            (["recertify"],),
+            (["export", "--out", "e.csv"],),
+            (["table"],),
+            (["plot", "-o", "p.png"],),
+            (["compare", "a.run"],),
+        )
+    ),
+    (["verify", "torn.run"], "torn.run"),
+    (["verify", "a.run", "--replay", "2"], "--replay needs --dataset and --model"),
+    (["verify", "a.run", "--replay", "-2", "--dataset", DATA, "--model", MODEL], "--replay must"),
+    (
+        ["verify", "a.run", "--replay", "2", "--dataset", "digits", "--model", MODEL],
+        "other data",
+    ),
+    (["recertify", "a.run", "--alpha", "0"], "--alpha must be in (0, 1), got 0.0"),
+    (["recertify", "a.run", "--out", "a.tsv"], "exists; give --overwrite"),
+    (["recertify", "a.run", "--out", "nowhere/a.tsv"], "nowhere/a.tsv"),
+    (["export", "a.run", "--out", "/dev/full", "--format", "csv"], "/dev/full"),
+    (["export", "a.run"], "Missing option '--out'"),
+    (["table"], "Missing argument"),
+    (["table", "a.run", "--radii", "-1"], "--radii must be"),
+    (["table", "a.tsv", "--method", "certify"], "keeps no votes"),
+    (["plot", "a.run", "-o", "p.jpeg"], ".png, .pdf, .svg"),
+    (["plot", "a.run", "-o", "nowhere/p.png"], "nowhere/p.png"),
+    (["plot", "a.run", "-o", "a.tsv"], "exists; give --overwrite"),
+    (["plot", "a.run", "-o", "p.png", "--gain"], "at least 2"),
+    (["compare", "a.run"], "Missing argument 'B'"),
+    (["audit", "a.tsv"], "Missing option '--sigma'"),
+    (["audit", "a.tsv", "--sigma", "0"], "--sigma must be positive and finite, got 0.0"),
+    (["audit", "a.tsv", "--sigma", "0.5", "--step", "1e-12"], "--step must leave at most 1000"),
+    (["audit", "a.tsv", "--sigma", "0.5", "--step", "0"], "--step must be positive"),
+    (["audit", "text.tsv", "--sigma", "0.5"], "line 1: the header lacks predict"),
+    (["audit", "/proc/self/mem", "--sigma", "0.5"], "/proc/self/mem"),
+    (["audit", "missing.tsv", "--sigma", "0.5"], "does not exist"),
+    (["bound", "-5", "10"], "K must be at least 0, got -5"),
+    (["bound", "11", "10"], "11"),
+    (["bound", "5", "10", "--alpha", "1.5"], "--alpha must be in (0, 1), got 1.5"),
+    (["plan", "--radius", "-1", "--sigma", "0.5", "--p-a", "0.9"], "--radius must be"),
+    (["plan", "--radius", "1", "--sigma", "0.5", "--p-a", "9"], "--p-a must be in [0, 1]"),
+    (
+        ["plan", "--radius", "1", "--sigma", "0.5", "--p-a", "0.9", "--p-b", "0.9"],
+        "--p-a + --p-b must be at most 1",
+    ),
+    (["plan", "--radius", "1", "--sigma", "0.5"], "Missing option '--p-a'"),
+    (["demo", "--out", "/proc/x"], "/proc/x"),
+    (["demo", "--N", "9"], "can never certify anything"),
+    (["demo", "--max", "0"], "0 is not in the range"),
+    (["doctor", "what"], "unexpected extra argument"),
+    (["certfy"], "No such command 'certfy'"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), MISTAKES, ids=[" ".join(a)[:80] for a, _ in MISTAKES]
+)
+def test_a_mistake_ends_with_words_that_help(folder, monkeypatch, arguments, words):
+    monkeypatch.chdir(folder)
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    result = CliRunner().invoke(main, arguments)
+    assert isinstance(result.exception, SystemExit), result.exc_info
+    assert result.exit_code in (1, 2)
+    assert words in result.output
+    assert "Traceback" not in result.output
+    assert not PYTHON.search(result.output)
+    for path, written in before.items():
+        assert os.stat(path).st_mtime_ns == written
+    for path in {*folder.iterdir()}.difference(before):
+        path.unlink()
+
+
+def test_every_command_stands_in_the_table():
+    assert {arguments[0] for arguments, _ in MISTAKES} >= {*main.commands}
+
+
+def test_an_n_that_can_never_certify_prints_nothing_else(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    result = CliRunner().invoke(main, certify("--N", "9", few=[]))
+    assert result.output == (
+        "Error: n = 9 samples can never certify anything at alpha = 0.001, even if all votes agree:"
+        " the smallest useful n is 10.\n"
+    )
+
+
+def test_traceback_shows_all_of_an_error(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    result = CliRunner().invoke(main, ["--traceback", "bound", "-5", "10"])
+    assert isinstance(result.exception, ValueError)
