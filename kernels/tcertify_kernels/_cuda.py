@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -54,7 +55,17 @@ def kernel(stem: str, name: str) -> Any:
 
 @cache
 def source(stem: str) -> str:
-    """The text of ``<stem>.cu``, with philox.cuh: CuPy's disk cache looks at the source alone."""
-    folder = files("tcertify_kernels")
-    shared = folder.joinpath("philox.cuh").read_text()
-    return folder.joinpath(f"{stem}.cu").read_text().replace('#include "philox.cuh"\n', shared)
+    """The text of ``<stem>.cu`` with the headers that it includes, each once: CuPy's disk cache
+    looks at the source alone.
+    """
+    return _with_headers(f"{stem}.cu", set())
+
+
+def _with_headers(name: str, seen: set[str]) -> str:
+    if name in seen:
+        return ""
+    seen.add(name)
+    text = files("tcertify_kernels").joinpath(name).read_text().replace("#pragma once\n", "")
+    return re.sub(
+        r'#include "(\w+\.cuh)"\n', lambda header: _with_headers(header[1], seen), text
+    )

@@ -1,4 +1,4 @@
-"""The numba twin of noise.cu: the same counters, the same operations, the same bits.
+"""The numba twin of noise.cu and integer_noise.cu: the same counters, the same operations, the same bits.
 
 Numba widens 32-bit integer arithmetic to 64 bits, which would stop the loops from vectorising, so
 the operations on one 32-bit lane are written as intrinsics, each beside a plain Python form that
@@ -104,6 +104,12 @@ def shift_right(a: Any, b: Any) -> Any:
     return int(a) >> int(b)
 
 
+@_lane(U32, (U32,), lambda to, a: to.ashr(a, ir.Constant(_BITS, 31)))
+def shift_sign(a: Any) -> Any:
+    """All bits set if the highest is, else none."""
+    return 0xFFFFFFFF if int(a) >> 31 else 0
+
+
 @_lane(F32, (U32,), lambda to, a: to.uitofp(a, _FLOAT))
 def float_of_unsigned(a: Any) -> Any:
     return np.float32(int(a))
@@ -197,15 +203,28 @@ _HALF, _ONE, _MINUS_TWO = np.float32(0.5), np.float32(1), np.float32(-2)
 _EXPONENT_SCALE = np.float32(-2 * np.log(2) * 2.0**-23)
 _EXPONENT_SHIFT = np.float32(-(2.0**28)) * _EXPONENT_SCALE
 _ANGLE_SCALE = np.float32(np.pi / 4 * 2.0**-31)
+_CELL = np.float32(2.0**-32)
+LAST_CELLS = 256  # of the radius word: the far tail, where 32 more bits count
 _SIGN, _SWAP, _TWO = np.uint32(0x80000000), np.uint32(0x40000000), np.uint32(2)
 
 
 @njit(nogil=True, forceinline=True)
-def radicand(radius: Any) -> Any:
-    """-2 log(u) for u = (radius + 1/2) / 2^32 = 2^e (1 + t), t in [-1/3, 1/3)."""
-    u = float_of_unsigned(radius) + _HALF
-    exponent = both(sub(bits_of_float(u), _TWO_THIRDS), _EXPONENT)
-    t = float_of_bits(sub(bits_of_float(u), exponent)) - _ONE
+def middle(word: Any) -> Any:
+    """The middle of the word's cell, in (0, 2^32]: 2^32 times a uniform."""
+    return float_of_unsigned(word) + _HALF
+
+
+@njit(nogil=True, forceinline=True)
+def finer_middle(word: Any, further: Any) -> Any:
+    """The same for a word of the last cells, which 32 more bits divide."""
+    return fma(middle(further), _CELL, float_of_unsigned(word))
+
+
+@njit(nogil=True, forceinline=True)
+def radicand(uniform: Any) -> Any:
+    """-2 log(u) for u = uniform / 2^32 = 2^e (1 + t), t in [-1/3, 1/3)."""
+    exponent = both(sub(bits_of_float(uniform), _TWO_THIRDS), _EXPONENT)
+    t = float_of_bits(sub(bits_of_float(uniform), exponent)) - _ONE
     tail = fma(float_of_signed(exponent), _EXPONENT_SCALE, _EXPONENT_SHIFT)
     q = fma(t, _LOG_8, _LOG_7)
     q = fma(t, q, _LOG_6)
@@ -219,9 +238,11 @@ def radicand(radius: Any) -> Any:
 
 
 @njit(nogil=True, forceinline=True)
-def normal_pair(radius: Any, angle: Any) -> Any:
-    """Two standard normals from two random words, by fma, mul, add and sqrt alone."""
-    length = square_root(radicand(radius))
+def normal_pair(uniform: Any, angle: Any) -> Any:
+    """Two standard normals from a uniform in (0, 2^32] and a random word, by fma, mul, add and sqrt
+    alone.
+    """
+    length = square_root(radicand(uniform))
     # the low 30 bits of the angle span [-pi/4, pi/4), the top two choose the quarter
     x = float_of_signed(shift_left(angle, _TWO)) * _ANGLE_SCALE
     y = x * x
@@ -269,6 +290,8 @@ def half_bits(value: Any) -> Any:
 # --- the loops ------------------------------------------------------------------------------
 
 FLOAT, HALF, BFLOAT = 0, 1, 2
+#: Added to a stream: 32 more bits of each of its words, and the words of integer noise.
+_FURTHER, _INTEGER = 64, 128
 CHUNK = 320  # blocks of four normals: the buffers stay in the first-level cache, and off
 #             powers of two, whose addresses collide there
 _32 = np.uint64(32)
@@ -341,77 +364,273 @@ def _transform(words: Any, count: int, z: Any) -> None:
     """Turn `count` blocks of words into 4 * count normals."""
     use_full_width()
     for i in range(count):
-        z_0, z_1 = normal_pair(words[i], words[i + CHUNK])
-        z_2, z_3 = normal_pair(words[i + 2 * CHUNK], words[i + 3 * CHUNK])
+        z_0, z_1 = normal_pair(middle(words[i]), words[i + CHUNK])
+        z_2, z_3 = normal_pair(middle(words[i + 2 * CHUNK]), words[i + 3 * CHUNK])
         z[4 * i], z[4 * i + 1], z[4 * i + 2], z[4 * i + 3] = z_0, z_1, z_2, z_3
 
 
 @njit(nogil=True)
-def _store(out: Any, kind: int, z: Any, x: Any, sigma: Any, shift: Any, scale: Any) -> None:
-    """Write ((x + sigma z) - shift) * scale, rounded to the dtype that `kind` names."""
+def _smallest_radius(words: Any, count: int) -> Any:
+    use_full_width()
+    smallest = np.uint32(0xFFFFFFFF)
+    for i in range(count):
+        smallest = min(smallest, min(words[i], words[i + 2 * CHUNK]))
+    return smallest
+
+
+@njit(nogil=True)
+def _lengthen_tail(words: Any, further: Any, count: int, z: Any) -> None:
+    """Replace the normals whose radius lies in the last cells; `further` holds 32 more bits."""
+    for i in range(count):
+        for pair in range(2):
+            radius, angle = i + 2 * pair * CHUNK, i + (2 * pair + 1) * CHUNK
+            if words[radius] < LAST_CELLS:
+                uniform = finer_middle(words[radius], further[radius])
+                place = 4 * i + 2 * pair
+                z[place], z[place + 1] = normal_pair(uniform, words[angle])
+
+
+@njit(nogil=True, forceinline=True)
+def _put(out: Any, i: int, kind: int, value: Any) -> None:
+    """Write `value`, rounded to the dtype that `kind` names."""
+    if kind == FLOAT:
+        out[i] = value
+    elif kind == HALF:
+        out[i] = half_bits(value)
+    else:
+        out[i] = bfloat_bits(value)
+
+
+@njit(nogil=True)
+def _store(out: Any, kind: int, z: Any, x: Any, sigma: Any) -> None:
+    """Write x + sigma z."""
     use_full_width()
     for i in range(len(z)):
-        value = (fma(sigma, z[i], x[i]) - shift) * scale
-        if kind == FLOAT:
-            out[i] = value
-        elif kind == HALF:
-            out[i] = half_bits(value)
-        else:
-            out[i] = bfloat_bits(value)
+        _put(out, i, kind, fma(sigma, z[i], x[i]))
+
+
+@njit(nogil=True)
+def _store_levels(out: Any, kind: int, z: Any, x: Any, grid: Any) -> None:
+    """Write (levels x + z), clamped, as a fraction of `levels`: fma(y, inverse, y * rest) is the
+    correctly rounded quotient.
+    """
+    use_full_width()
+    levels, lowest, highest, inverse, rest = grid
+    for i in range(len(z)):
+        y = ((fma(x[i], levels, _WHOLE)) - _WHOLE) + z[i]
+        y = lowest if y < lowest else y
+        y = highest if y > highest else y
+        _put(out, i, kind, fma(y, inverse, y * rest))
+
+
+@njit(nogil=True)
+def _place(
+    out: Any,
+    kind: int,
+    channels: int,
+    x: Any,
+    slot: Any,
+    sigma: Any,
+    grid: Any,
+    z: Any,
+    count: int,
+    row: int,
+    block: int,
+) -> None:
+    """Add the noise of `count` blocks from (row, block) on to their pixels: Gaussian noise if
+    `sigma` has a value, or one a row, integer noise if it has none.
+    """
+    size, lane = out.shape[1], 0
+    pixels, blocks = size // channels, (size + 3) // 4
+    while lane < count:
+        length = min(blocks - block, count - lane)
+        start, stop = 4 * block, min(4 * (block + length), size)
+        offset = 4 * lane - start
+        while start < stop:
+            channel = start // pixels
+            end = min(stop, (channel + 1) * pixels)
+            noise, pixel = z[start + offset : end + offset], x[slot[row], start:end]
+            begin = channel + (start - channel * pixels) * channels
+            if len(sigma) == 0 and channels > 1:
+                _store_levels(out[row, begin::channels], kind, noise, pixel, grid)
+            elif len(sigma) == 0:
+                _store_levels(out[row, start:end], kind, noise, pixel, grid)
+            elif channels > 1:
+                _store(out[row, begin::channels], kind, noise, pixel, sigma[row % len(sigma)])
+            else:
+                _store(out[row, start:end], kind, noise, pixel, sigma[row % len(sigma)])
+            start = end
+        lane += length
+        row, block = row + 1, 0
 
 
 @njit(nogil=True, cache=True)
 def fill(
     out: Any,
     kind: int,
+    channels: int,
     x: Any,
     slot: Any,
     image: Any,
     sample: Any,
     sigma: Any,
     seed: Any,
-    stream: Any,
-    shift: Any,
-    scale: Any,
-    channels_last: bool,
+    stream: int,
     first: int,
     last: int,
 ) -> None:
     """Write the blocks first..last-1, counted through the rows of `out` (B, size) one by one.
 
-    `shift` and `scale` hold one value a channel; one channel means none. `sigma` has one value, or
-    one a row.
+    `channels` is 1 where rows are contiguous. `sigma` has one value, or one a row.
     """
-    size, channels = out.shape[1], len(shift)
-    pixels, blocks = size // channels, (size + 3) // 4
+    blocks = (out.shape[1] + 3) // 4
     k0, k1 = np.uint32(seed), np.uint32(seed >> _32)
-    words = np.empty(4 * CHUNK, np.uint32)
-    z = np.empty(4 * CHUNK, np.float32)
-    row, block = divmod(first, blocks)
+    words, further = np.empty(4 * CHUNK, np.uint32), np.empty(4 * CHUNK, np.uint32)
+    z, zero = np.empty(4 * CHUNK, np.float32), np.float32(0)
     while first < last:
         count = min(CHUNK, last - first)
+        row, block = divmod(first, blocks)
         _set_counters(words, count, row, block, blocks, image, sample, stream)
         _scramble(words, k0, k1, count)
         _transform(words, count, z)
-        lane = 0
-        while lane < count:
-            length = min(blocks - block, count - lane)
-            start, stop = 4 * block, min(4 * (block + length), size)
-            row_sigma = sigma[row if len(sigma) > 1 else 0]
-            offset = 4 * lane - start
-            while start < stop:
-                channel = start // pixels if channels > 1 else 0
-                end = min(stop, (channel + 1) * pixels)
-                normals, pixel = z[start + offset : end + offset], x[slot[row], start:end]
-                about = row_sigma, shift[channel], scale[channel]
-                if channels_last:
-                    begin = channel + (start - channel * pixels) * channels
-                    _store(out[row, begin::channels], kind, normals, pixel, *about)
-                else:
-                    _store(out[row, start:end], kind, normals, pixel, *about)
-                start = end
-            lane += length
-            block += length
-            if block == blocks:
-                row, block = row + 1, 0
+        if _smallest_radius(words, count) < LAST_CELLS:
+            _set_counters(further, count, row, block, blocks, image, sample, stream | _FURTHER)
+            _scramble(further, k0, k1, count)
+            _lengthen_tail(words, further, count, z)
+        grid = zero, zero, zero, zero, zero
+        _place(out, kind, channels, x, slot, sigma, grid, z, count, row, block)
+        first += count
+
+
+# --- integer noise --------------------------------------------------------------------------
+
+_WHOLE = np.float32(1.5 * 2**23)  # added to a number below 2^22, rounds it to a whole one
+GUIDE_OFFSET = np.float32(2**14)
+GUIDE_FIRST, GUIDE_SHIFT = np.uint32(36096), np.uint32(15)  # float32 bits of the offset, shifted
+GUIDE_SIZE = 4356  # for words from 0 to 2^31, and a multiple of 4
+_LOW_HALF = np.uint32(0xFFFF)
+_63 = np.uint64(63)
+
+
+@njit(nogil=True, forceinline=True)
+def _place_of(word: Any) -> Any:
+    """Where a word stands in the guide: the bits of a float32 that grows with it below 2^31, and
+    with its mirror image above.
+    """
+    folded = float_of_signed(xor(word, shift_sign(word)))
+    return bits_of_float(folded + GUIDE_OFFSET)
+
+
+@njit(nogil=True)
+def _find_cells(words: Any, found: Any) -> None:
+    """The cell of the guide that each word falls in."""
+    use_full_width()
+    for i in range(len(found)):
+        found[i] = sub(shift_right(_place_of(words[i]), GUIDE_SHIFT), GUIDE_FIRST)
+
+
+@njit(nogil=True)
+def _look_up(guide: Any, found: Any) -> None:
+    """Replace cells by their entries. A loop of its own: it is not vectorised, the others are."""
+    for i in range(len(found)):
+        found[i] = guide[np.uint64(found[i])]
+
+
+@njit(nogil=True, forceinline=True)
+def _guided(word: Any, entry: Any) -> Any:
+    """The noise that a word stands for, and a number with a low half of zero or a sign if the guide
+    does not decide.
+    """
+    sign = shift_sign(word)
+    rest = sub(entry, _place_of(word))
+    size = shift_right(rest, _SIXTEEN)
+    return float_of_signed(sub(sign, xor(size, sign))), rest
+
+
+@njit(nogil=True)
+def _round_normals(words: Any, found: Any, count: int, z: Any) -> bool:
+    """Turn `count` blocks of words into 4 * count whole numbers; whether all are decided."""
+    use_full_width()
+    signs, least = np.uint32(0), _LOW_HALF
+    for i in range(count):
+        z_0, r_0 = _guided(words[i], found[i])
+        z_1, r_1 = _guided(words[i + CHUNK], found[i + CHUNK])
+        z_2, r_2 = _guided(words[i + 2 * CHUNK], found[i + 2 * CHUNK])
+        z_3, r_3 = _guided(words[i + 3 * CHUNK], found[i + 3 * CHUNK])
+        z[4 * i], z[4 * i + 1], z[4 * i + 2], z[4 * i + 3] = z_0, z_1, z_2, z_3
+        signs = either(signs, either(either(r_0, r_1), either(r_2, r_3)))
+        least = min(least, min(both(r_0, _LOW_HALF), both(r_1, _LOW_HALF)))
+        least = min(least, min(both(r_2, _LOW_HALF), both(r_3, _LOW_HALF)))
+    return signs < _SIGN and least > 0
+
+
+@njit(nogil=True)
+def _decide(
+    words: Any,
+    further: Any,
+    count: int,
+    thresholds: Any,
+    z: Any,
+    invalid: Any,
+    size: int,
+    row: int,
+    block: int,
+) -> None:
+    """Draw again from 64 bits; a row where they tie with a threshold is invalid."""
+    for i in range(count):
+        for part in range(min(4, size - 4 * block)):
+            word = np.uint64(words[i + part * CHUNK]) << _32 | np.uint64(
+                further[i + part * CHUNK]
+            )
+            upper = word >> _63 != 0
+            word = ~word if upper else word
+            passed = np.searchsorted(thresholds, word, side="right")
+            if passed > 0 and thresholds[passed - 1] == word:
+                invalid[row] = True
+            size_of = len(thresholds) - passed
+            z[4 * i + part] = size_of if upper else -size_of
+        block += 1
+        if 4 * block >= size:
+            row, block = row + 1, 0
+
+
+@njit(nogil=True, cache=True)
+def fill_integer(
+    out: Any,
+    kind: int,
+    channels: int,
+    x: Any,
+    slot: Any,
+    image: Any,
+    sample: Any,
+    invalid: Any,
+    guide: Any,
+    thresholds: Any,
+    grid: Any,
+    seed: Any,
+    stream: int,
+    first: int,
+    last: int,
+) -> None:
+    """Write the blocks first..last-1, counted through the rows of `out` (B, size) one by one, and
+    mark the rows that hold an undecided draw.
+    """
+    size, blocks = out.shape[1], (out.shape[1] + 3) // 4
+    k0, k1 = np.uint32(seed), np.uint32(seed >> _32)
+    words, further = np.empty(4 * CHUNK, np.uint32), np.empty(4 * CHUNK, np.uint32)
+    found = np.empty(4 * CHUNK, np.uint32)
+    z, no_sigma = np.empty(4 * CHUNK, np.float32), np.empty(0, np.float32)
+    stream |= _INTEGER
+    while first < last:
+        count = min(CHUNK, last - first)
+        row, block = divmod(first, blocks)
+        _set_counters(words, count, row, block, blocks, image, sample, stream)
+        _scramble(words, k0, k1, count)
+        _find_cells(words, found)
+        _look_up(guide, found)
+        if not _round_normals(words, found, count, z):
+            _set_counters(further, count, row, block, blocks, image, sample, stream | _FURTHER)
+            _scramble(further, k0, k1, count)
+            _decide(words, further, count, thresholds, z, invalid, size, row, block)
+        _place(out, kind, channels, x, slot, no_sigma, grid, z, count, row, block)
         first += count

@@ -1,4 +1,4 @@
-"""The noise of noise.cu by plain torch operations: the same bits, many times slower.
+"""The noise of noise.cu and integer_noise.cu by plain torch operations: the same bits, many times slower.
 
 Words of 32 bits live in int64 tensors, whose products wrap as the unsigned ones do. torch has no
 fused multiply-add that keeps its promise on every device: it is taken in float64, rounded to odd.
@@ -10,6 +10,10 @@ import math
 
 import torch
 from torch import Tensor
+
+#: Added to a stream: 32 more bits of each of its words, and the words of integer noise.
+FURTHER, INTEGER = 64, 128
+LAST_CELLS = 256
 
 _WORD = 0xFFFFFFFF
 _LOG = (
@@ -38,31 +42,73 @@ def fill(
     sigma: float | Tensor,
     seed: int,
     stream: int,
-    mean: Tensor | None,
-    std: Tensor | None,
 ) -> None:
     """Write the batch; rows whose slot, image, sample or sigma is out of range become NaN."""
-    rows, size = len(out), x[0].numel()
-    level = torch.as_tensor(sigma, dtype=torch.float32, device=out.device).expand(rows)
-    good = (slot >= 0) & (slot < len(x)) & (image >= 0) & (image <= _WORD)
-    good &= (sample >= 0) & (sample >> 56 == 0) & (level >= 2.0**-126) & (level < math.inf)
+    level = torch.as_tensor(sigma, dtype=torch.float32, device=out.device).expand(len(out))
+    good = good_rows(x, slot, image, sample) & (level >= 2.0**-126) & (level < math.inf)
     level = torch.where(good, level, math.nan)
-    block = torch.arange(-(-size // 4), device=out.device)
+    size = x[0].numel()
+    words = words_of(image, sample, stream, seed, size)
+    further = words_of(image, sample, stream | FURTHER, seed, size)
+    pairs = [
+        normal
+        for pair in (0, 2)
+        for normal in normal_pair(middle(words[pair], further[pair]), words[pair + 1])
+    ]
+    z = torch.stack(pairs, dim=-1).reshape(len(out), -1)[:, :size]
+    pixels = x.reshape(len(x), -1)[torch.where(good, slot, 0).long()]
+    out.copy_(fma(level[:, None], z, pixels).reshape(out.shape))
+
+
+def fill_integer(
+    out: Tensor,
+    x: Tensor,
+    slot: Tensor,
+    image: Tensor,
+    sample: Tensor,
+    invalid: Tensor,
+    thresholds: Tensor,
+    levels: int,
+    seed: int,
+    stream: int,
+) -> None:
+    """Write the batch, every draw from all of its 64 bits; rows whose slot, image or sample is out
+    of range become NaN, and are marked as those are in which a draw ties with a threshold.
+    """
+    good, size, reach = good_rows(x, slot, image, sample), x[0].numel(), len(thresholds)
+    words = words_of(image, sample, stream | INTEGER, seed, size)
+    further = words_of(image, sample, stream | INTEGER | FURTHER, seed, size)
+    word, low = (
+        torch.stack(four, dim=-1).reshape(len(out), -1)[:, :size] for four in (words, further)
+    )
+    upper = word >> 31 != 0
+    uniform = torch.where(upper, word ^ _WORD, word) << 32 | torch.where(upper, low ^ _WORD, low)
+    passed = torch.searchsorted(thresholds, uniform, right=True)
+    tied = passed != torch.searchsorted(thresholds, uniform)
+    invalid.copy_(tied.any(dim=1) | ~good)
+    z = torch.where(upper, reach - passed, passed - reach)
+    pixels = x.reshape(len(x), -1)[torch.where(good, slot, 0).long()]
+    y = ((pixels.double() * levels).round() + z).clamp(levels - reach, reach)
+    value = torch.where(good[:, None], y / levels, math.nan).float()
+    out.copy_(value.reshape(out.shape))
+
+
+def good_rows(x: Tensor, slot: Tensor, image: Tensor, sample: Tensor) -> Tensor:
+    """Which rows have a slot, image and sample in range."""
+    good = (slot >= 0) & (slot < len(x)) & (image >= 0) & (image <= _WORD)
+    return good & (sample >= 0) & (sample >> 56 == 0)
+
+
+def words_of(image: Tensor, sample: Tensor, stream: int, seed: int, size: int) -> list[Tensor]:
+    """The random words of each row, (B, blocks), for the four places in a block."""
+    block = torch.arange(-(-size // 4), device=image.device)
     counter = [
-        block.expand(rows, -1),
+        block.expand(len(image), -1),
         image[:, None].expand(-1, len(block)),
         (sample & _WORD)[:, None].expand(-1, len(block)),
         (sample >> 32 | stream << 24)[:, None].expand(-1, len(block)),
     ]
-    words = philox(counter, seed & _WORD, seed >> 32)
-    pairs = [*normal_pair(words[0], words[1]), *normal_pair(words[2], words[3])]
-    z = torch.stack(pairs, dim=-1).reshape(rows, -1)[:, :size]
-    pixels = x.reshape(len(x), -1)[torch.where(good, slot, 0).long()]
-    value = fma(level[:, None], z, pixels).reshape(out.shape)
-    if mean is not None and std is not None:
-        channel = (-1,) + (1,) * (out.dim() - 2)
-        value = (value - mean.reshape(channel)) * (1 / std).reshape(channel)
-    out.copy_(value)
+    return philox(counter, seed & _WORD, seed >> 32)
 
 
 def philox(counter: list[Tensor], k0: int, k1: int) -> list[Tensor]:
@@ -76,9 +122,17 @@ def philox(counter: list[Tensor], k0: int, k1: int) -> list[Tensor]:
     return [c0, c1, c2, c3]
 
 
-def normal_pair(radius: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-    """Two standard normals from two random words; operation by operation what philox.cuh does."""
-    u = (radius.float() + 0.5).view(torch.int32)
+def middle(radius: Tensor, further: Tensor) -> Tensor:
+    """The middle of the cell of each radius word, the last cells divided by 32 more bits."""
+    finer = fma(further.float() + 0.5, 2.0**-32, radius.float())
+    return torch.where(radius < LAST_CELLS, finer, radius.float() + 0.5)
+
+
+def normal_pair(uniform: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    """Two standard normals from a uniform in (0, 2^32] and a random word; operation by operation
+    what noise.cu does.
+    """
+    u = uniform.view(torch.int32)
     exponent = (u - 0x3F2AAAAB) & ~0x7FFFFF
     t = (u - exponent).view(torch.float32) - 1.0
     tail = fma(exponent.float(), _EXPONENT_SCALE, -(2.0**28) * _EXPONENT_SCALE)

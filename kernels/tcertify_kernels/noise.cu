@@ -1,15 +1,32 @@
-// Fused Gaussian noise: out[b] = (x[slot[b]] + sigma z(seed, image[b], sample[b], stream)
-// - mean[c]) * (1 / std[c]), each output element written once.
+// Fused Gaussian noise: out[b] = x[slot[b]] + sigma z(seed, image[b], sample[b], stream), each output
+// element written once. A row whose sigma is no positive normal number comes out as NaN.
 //
-// The host has checked shapes and strides. A row whose slot, image, sample or sigma is out of
-// range comes out as NaN: the contents of these arrays are known to the device alone. Loops are
-// grid-stride, so that nothing depends on the launch.
+// Every operation on floats is one of round-to-nearest fma, mul, add and sqrt, written as an
+// intrinsic so that no contraction is left to the compiler: _noise_numba.py does the same
+// operations in the same order, and gets the same bits. The polynomials are those of
+// kernels/fit_normal.py.
 
-#include "philox.cuh"
+#include "batch.cuh"
 
-struct Float32 { typedef float Element; static const int group = 4; };
-struct Float16 { typedef unsigned short Element; static const int group = 8; };
-struct BFloat16 { typedef unsigned short Element; static const int group = 8; };
+constexpr float LOG_0 = 1.0f;
+constexpr float LOG_1 = -0.6666643023490906f;
+constexpr float LOG_2 = 0.4999960958957672f;
+constexpr float LOG_3 = -0.40020859241485596f;
+constexpr float LOG_4 = 0.33360496163368225f;
+constexpr float LOG_5 = -0.2801133692264557f;
+constexpr float LOG_6 = 0.24373771250247955f;
+constexpr float LOG_7 = -0.27969890832901f;
+constexpr float LOG_8 = 0.25764498114585876f;
+constexpr float SIN_0 = -0.16666655242443085f;
+constexpr float SIN_1 = 0.008332189172506332f;
+constexpr float SIN_2 = -0.00019518291810527444f;
+constexpr float COS_0 = -0.5f;
+constexpr float COS_1 = 0.04166664555668831f;
+constexpr float COS_2 = -0.0013887309469282627f;
+constexpr float COS_3 = 2.4432327336398885e-05f;
+constexpr float EXPONENT_SCALE = -1.6525916635146132e-07f;
+constexpr float EXPONENT_SHIFT = 44.361419677734375f;
+constexpr float ANGLE_SCALE = 3.65729529994141e-10f;
 
 // CuPy compiles with -ftz=true, which would flush a subnormal pixel to zero: the operations that
 // touch pixels are written in PTX, where the flag has no say.
@@ -23,285 +40,124 @@ __device__ __forceinline__ float fma_keep(float a, float b, float c) {
 #endif
 }
 
-__device__ __forceinline__ float normalise(float value, float mean, float scale) {
+// __fsqrt_rn as the compiler writes it, without the branch for arguments that are subnormal, negative
+// or huge: `a` is 0 or in [2^-23, 91).
+__device__ __forceinline__ float root(float a) {
 #ifdef __CUDA_ARCH__
-    float d;
-    asm("sub.rn.f32 %0, %1, %2;\n\tmul.rn.f32 %0, %0, %3;"
-        : "=&f"(d) : "f"(value), "f"(mean), "f"(scale));
-    return d;
+    float inverse;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(a));
+    inverse = fminf(inverse, 1.0e18f);  // infinite at 0
+    const float guess = __fmul_rn(a, inverse);
+    return __fmaf_rn(__fmaf_rn(-guess, guess, a), __fmul_rn(inverse, 0.5f), guess);
 #else
-    return __fmul_rn(__fadd_rn(value, -mean), scale);
+    return __fsqrt_rn(a);
 #endif
 }
 
-// --- rounding to nearest even, two elements to a word -------------------------------------
-
-__device__ __forceinline__ u32 half_bits(float value) {
-    const u32 bits = __float_as_uint(value), size = bits & 0x7FFFFFFFu;
-    // moves the exponent from bias 127 to 15 and adds half a step, less one when even
-    u32 rounded = (size + 0xC8000FFFu + ((size >> 13) & 1u)) >> 13;
-    if (size < 0x38800000u) {  // adding 1/2 lines the last bit up with that of a subnormal half
-        rounded = __float_as_uint(__fadd_rn(__uint_as_float(size), 0.5f)) - 0x3F000000u;
+// Exchanges a and b if `bits` has the bit of `mask`; the compiler's own test takes two instructions
+// more.
+__device__ __forceinline__ void exchange(float& a, float& b, u32 bits, u32 mask) {
+#ifdef __CUDA_ARCH__
+    float c, d;
+    asm("{\n\t.reg .pred p;\n\t.reg .b32 t;\n\tand.b32 t, %4, %5;\n\tsetp.ne.u32 p, t, 0;\n\t"
+        "selp.f32 %0, %3, %2, p;\n\tselp.f32 %1, %2, %3, p;\n\t}"
+        : "=f"(c), "=f"(d)
+        : "f"(a), "f"(b), "r"(bits), "r"(mask));
+    a = c, b = d;
+#else
+    if (bits & mask) {
+        const float c = a;
+        a = b, b = c;
     }
-    if (size >= 0x477FF000u) rounded = 0x7C00u;
-    return size > 0x7F800000u ? 0x7FFFu : rounded | ((bits ^ size) >> 16);
-}
-
-__device__ __forceinline__ u32 bfloat_bits(float value) {
-    const u32 bits = __float_as_uint(value);
-    const u32 rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
-    return (bits & 0x7FFFFFFFu) > 0x7F800000u ? 0x7FFFu : rounded;
-}
-
-template <typename Type> __device__ __forceinline__ u32 pack(float low, float high);
-
-template <> __device__ __forceinline__ u32 pack<Float16>(float low, float high) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    u32 word;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
-    return word;
-#else
-    return half_bits(low) | half_bits(high) << 16;
 #endif
 }
 
-template <> __device__ __forceinline__ u32 pack<BFloat16>(float low, float high) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    u32 word;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
-    return word;
-#else
-    return bfloat_bits(low) | bfloat_bits(high) << 16;
-#endif
+// Box-Muller: two standard normals from a uniform in (0, 2^32] and a random word.
+__device__ __forceinline__ void normal_pair(float uniform, u32 angle, float& first, float& second) {
+    // -2 log(u) for u = uniform / 2^32 = 2^e (1 + t), t in [-1/3, 1/3)
+    const u32 u = __float_as_uint(uniform);
+    const u32 exponent = (u - 0x3F2AAAABu) & 0xFF800000u;
+    const float t = __fadd_rn(__uint_as_float(u - exponent), -1.0f);
+    const float tail = __fmaf_rn(__int2float_rn((int)exponent), EXPONENT_SCALE, EXPONENT_SHIFT);
+    float q = __fmaf_rn(t, LOG_8, LOG_7);
+    q = __fmaf_rn(t, q, LOG_6);
+    q = __fmaf_rn(t, q, LOG_5);
+    q = __fmaf_rn(t, q, LOG_4);
+    q = __fmaf_rn(t, q, LOG_3);
+    q = __fmaf_rn(t, q, LOG_2);
+    q = __fmaf_rn(t, q, LOG_1);
+    q = __fmaf_rn(t, q, LOG_0);
+    const float length = root(__fmaf_rn(t, __fmaf_rn(t, q, -2.0f), tail));
+    // the low 30 bits of the angle span [-pi/4, pi/4), the top two choose the quarter
+    const float x = __fmul_rn(__int2float_rn((int)(angle << 2)), ANGLE_SCALE);
+    const float y = __fmul_rn(x, x);
+    float sine = __fmaf_rn(y, __fmaf_rn(y, SIN_2, SIN_1), SIN_0);
+    sine = __fmaf_rn(__fmul_rn(x, y), sine, x);
+    float cosine = __fmaf_rn(y, __fmaf_rn(y, COS_3, COS_2), COS_1);
+    cosine = __fmaf_rn(y, __fmaf_rn(y, cosine, COS_0), 1.0f);
+    cosine = __uint_as_float(__float_as_uint(cosine) ^ (angle & 0x80000000u));
+    exchange(cosine, sine, angle, 0x40000000u);
+    first = __fmul_rn(length, cosine);
+    second = __fmul_rn(length, sine);
 }
 
-__device__ __forceinline__ uint4 pack_group(const float* v, Float32) {
-    return make_uint4(__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]),
-                      __float_as_uint(v[3]));
+// The uniform of the radius is the middle of the cell of its word; the last cells, where the far tail
+// is, are divided by 32 more bits.
+constexpr u32 LAST_CELLS = 256;
+
+__device__ __forceinline__ float middle(u32 word) {
+    return __fadd_rn(__uint2float_rn(word), 0.5f);
 }
 
-template <typename Type> __device__ __forceinline__ uint4 pack_group(const float* v, Type) {
-    return make_uint4(pack<Type>(v[0], v[1]), pack<Type>(v[2], v[3]), pack<Type>(v[4], v[5]),
-                      pack<Type>(v[6], v[7]));
+__device__ __forceinline__ float middle(u32 word, u32 further) {
+    return __fmaf_rn(middle(further), 0x1p-32f, __uint2float_rn(word));
 }
 
-__device__ __forceinline__ void put(float* out, float value, Float32) { *out = value; }
-
-template <typename Type>
-__device__ __forceinline__ void put(unsigned short* out, float value, Type) {
-    *out = (unsigned short)pack<Type>(value, 0.0f);
-}
-
-__device__ __forceinline__ bool aligned(const void* pointer) { return ((u64)pointer & 15) == 0; }
-
-// --- the rows -----------------------------------------------------------------------------
-
-struct Batch {
-    void* out;            // (rows, size) in the dtype and layout of the kernel's name
-    const float* x;       // (slots, size)
-    const int* slot;      // (rows)
-    const long long* image;
-    const long long* sample;
+struct Gaussian {
     const float* sigmas;  // (rows), or null: then sigma
-    const float* mean;    // (channels), or null in kernels that do not normalise
-    const float* std;
-    u64 seed;
-    u32 size;             // elements a row, at most 2^31
-    u32 rows, slots, channels, stream;
     float sigma;
-};
 
-struct Row {
-    const float* x;
-    uint4 counter;  // its first word is set block by block
-    u32 k0, k1;
-    float sigma;
-};
+    __device__ __forceinline__ Gaussian row(const Row& row, u32 index) const {
+        const float given = sigmas ? sigmas[index] : sigma;
+        const u32 bits = __float_as_uint(given);  // positive, normal and finite
+        return {sigmas, row.good && bits - 0x00800000u < 0x7F000000u ? given : nan()};
+    }
 
-__device__ __forceinline__ Row row_of(const Batch& batch, u32 index) {
-    const u64 image = (u64)batch.image[index], sample = (u64)batch.sample[index];
-    const u32 slot = (u32)batch.slot[index];
-    float sigma = batch.sigmas ? batch.sigmas[index] : batch.sigma;
-    const u32 level = __float_as_uint(sigma);  // positive, normal and finite
-    const bool good = slot < batch.slots && image >> 32 == 0 && sample >> 56 == 0 &&
-                      level - 0x00800000u < 0x7F000000u;
-    Row row;
-    row.x = batch.x + (good ? slot : 0) * (u64)batch.size;
-    row.counter = make_uint4(0, (u32)image, (u32)sample, (u32)(sample >> 32) | batch.stream << 24);
-    row.k0 = (u32)batch.seed;
-    row.k1 = (u32)(batch.seed >> 32);
-    row.sigma = good ? sigma : __uint_as_float(0x7FFFFFFFu);
-    return row;
-}
-
-// Reads `count` pixels from `x` on into v, without going past them; `whole` says that they are a
-// group, and aligned.
-template <int group, bool whole>
-__device__ __forceinline__ void read(const float* x, int count, float* v) {
-    if (whole || (count == group && aligned(x))) {
+    template <int group>
+    __device__ __forceinline__ bool add(const Row& row, u32 first, float* v) const {
+        u32 smallest = LAST_CELLS;
 #pragma unroll
         for (int i = 0; i < group; i += 4) {
-            const float4 four = *(const float4*)(x + i);
-            v[i] = four.x, v[i + 1] = four.y, v[i + 2] = four.z, v[i + 3] = four.w;
+            const uint4 words = row.words((first + i) / 4);
+            float z[4];
+            normal_pair(middle(words.x), words.y, z[0], z[1]);
+            normal_pair(middle(words.z), words.w, z[2], z[3]);
+            smallest = min(smallest, min(words.x, words.z));
+#pragma unroll
+            for (int j = 0; j < 4; ++j) v[i + j] = fma_keep(sigma, z[j], v[i + j]);
         }
-    } else {
-#pragma unroll
-        for (int i = 0; i < group; ++i) v[i] = i < count ? x[i] : 0.0f;
-    }
-}
-
-// Adds the noise of `group` elements, of which the first is number 4 * block, to v.
-template <int group>
-__device__ __forceinline__ void perturb(Row& row, u32 block, float* v) {
-#pragma unroll
-    for (int i = 0; i < group; i += 4) {
-        float z[4];
-        row.counter.x = block + i / 4;
-        normals(row.counter, row.k0, row.k1, z);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) v[i + j] = fma_keep(row.sigma, z[j], v[i + j]);
-    }
-}
-
-// Rows by (block.y, thread.y), groups of one 16-byte store by (block.x, thread.x); `whole` says that
-// all groups are whole, aligned in `x` and `out`, and of one channel.
-template <typename Type, bool normalised, bool whole>
-__device__ __forceinline__ void fill_groups(const Batch& batch) {
-    const int group = Type::group;
-    typedef typename Type::Element Element;
-    const u32 groups = (batch.size + group - 1) / group, pixels = batch.size / batch.channels;
-    for (u32 r = blockIdx.y * blockDim.y + threadIdx.y; r < batch.rows;
-         r += gridDim.y * blockDim.y) {
-        Row row = row_of(batch, r);
-        Element* out = (Element*)batch.out + r * (u64)batch.size;
-        for (u32 g = blockIdx.x * blockDim.x + threadIdx.x; g < groups;
-             g += gridDim.x * blockDim.x) {
-            const u32 first = g * group;
-            const int count = whole ? group : (int)min(batch.size - first, (u32)group);
-            float v[group];
-            read<group, whole>(row.x + first, count, v);
-            perturb<group>(row, g * (group / 4), v);
-            if (normalised) {
-                u32 channel = first / pixels, left = (channel + 1) * pixels - first;
-                float mean = batch.mean[channel], scale = __frcp_rn(batch.std[channel]);
-#pragma unroll
-                for (int i = 0; i < group; ++i) {
-                    if (!whole && left == 0 && i < count) {
-                        left = pixels, ++channel;
-                        mean = batch.mean[channel], scale = __frcp_rn(batch.std[channel]);
-                    }
-                    v[i] = normalise(v[i], mean, scale);
-                    --left;
-                }
-            }
-            if (whole || (count == group && aligned(out + first))) {
-                *(uint4*)(out + first) = pack_group(v, Type());
-            } else {
-#pragma unroll
-                for (int i = 0; i < group; ++i) {
-                    if (i < count) put(out + first + i, v[i], Type());
-                }
-            }
-        }
-    }
-}
-
-template <typename Type, bool normalised>
-__device__ __forceinline__ void fill_contiguous(const Batch& batch) {
-    const u32 uniform = normalised ? batch.size / batch.channels : batch.size;  // elements in a run
-    if (uniform % Type::group == 0 && aligned(batch.x) && aligned(batch.out)) {
-        fill_groups<Type, normalised, true>(batch);
-    } else {
-        fill_groups<Type, normalised, false>(batch);
-    }
-}
-
-// Channels-last, any number of channels: a block of four elements, each put in its place.
-template <typename Type, bool normalised>
-__device__ __forceinline__ void fill_channels_last(const Batch& batch) {
-    typedef typename Type::Element Element;
-    const u32 blocks = (batch.size + 3) / 4, pixels = batch.size / batch.channels;
-    for (u32 r = blockIdx.y * blockDim.y + threadIdx.y; r < batch.rows;
-         r += gridDim.y * blockDim.y) {
-        Row row = row_of(batch, r);
-        Element* out = (Element*)batch.out + r * (u64)batch.size;
-        for (u32 b = blockIdx.x * blockDim.x + threadIdx.x; b < blocks;
-             b += gridDim.x * blockDim.x) {
-            const u32 first = b * 4;
-            const int count = (int)min(batch.size - first, 4u);
-            float v[4];
-            read<4, false>(row.x + first, count, v);
-            perturb<4>(row, b, v);
-            u32 channel = first / pixels, pixel = first - channel * pixels;
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                if (i >= count) break;
-                if (pixel == pixels) pixel = 0, ++channel;
-                if (normalised) {
-                    v[i] = normalise(v[i], batch.mean[channel], __frcp_rn(batch.std[channel]));
-                }
-                put(out + (u64)pixel * batch.channels + channel, v[i], Type());
-                ++pixel;
-            }
-        }
-    }
-}
-
-// Channels-last with three channels, pixels a multiple of the group, `x` and `out` aligned: a group
-// of pixels in all channels is three 16-byte stores.
-template <typename Type, bool normalised>
-__device__ __forceinline__ void fill_colour(const Batch& batch) {
-    const int group = Type::group;
-    typedef typename Type::Element Element;
-    const u32 pixels = batch.size / 3, groups = pixels / group;
-    for (u32 r = blockIdx.y * blockDim.y + threadIdx.y; r < batch.rows;
-         r += gridDim.y * blockDim.y) {
-        Row row = row_of(batch, r);
-        Element* out = (Element*)batch.out + r * (u64)batch.size;
-        for (u32 g = blockIdx.x * blockDim.x + threadIdx.x; g < groups;
-             g += gridDim.x * blockDim.x) {
-            float v[3 * group];
-#pragma unroll
-            for (int channel = 0; channel < 3; ++channel) {
-                const u32 first = channel * pixels + g * group;
-                float plane[group];
-                read<group, true>(row.x + first, group, plane);
-                perturb<group>(row, first / 4, plane);
-                const float mean = normalised ? batch.mean[channel] : 0.0f;
-                const float scale = normalised ? __frcp_rn(batch.std[channel]) : 1.0f;
-#pragma unroll
-                for (int i = 0; i < group; ++i) {
-                    v[3 * i + channel] = normalised ? normalise(plane[i], mean, scale) : plane[i];
-                }
-            }
-            uint4* to = (uint4*)(out + (u64)3 * g * group);
-#pragma unroll
-            for (int i = 0; i < 3; ++i) to[i] = pack_group(v + i * group, Type());
-        }
-    }
-}
-
-// --- the instances ------------------------------------------------------------------------
-
-#define INSTANCE(fill, Type, suffix, normalised)                                              \
-    extern "C" __global__ void __launch_bounds__(256)                                         \
-        fill##_##suffix(void* out, const float* x, const int* slot, const long long* image,   \
-                        const long long* sample, const float* sigmas, const float* mean,      \
-                        const float* std, u64 seed, u32 size, u32 rows, u32 slots,            \
-                        u32 channels, u32 stream, float sigma) {                              \
-        const Batch batch = {out,  x,    slot, image, sample,   sigmas, mean, std,            \
-                             seed, size, rows, slots, channels, stream, sigma};               \
-        fill_##fill<Type, normalised>(batch);                                                 \
+        return smallest < LAST_CELLS;
     }
 
-#define LAYOUTS(Type, suffix, normalised)             \
-    INSTANCE(contiguous, Type, suffix, normalised)    \
-    INSTANCE(channels_last, Type, suffix, normalised) \
-    INSTANCE(colour, Type, suffix, normalised)
+    __device__ __forceinline__ float exact(const Row& row, u32 element) const {
+        const uint4 words = row.words(element / 4), further = row.words(element / 4, FURTHER);
+        const bool later = element & 2;
+        const u32 radius = later ? words.z : words.x, angle = later ? words.w : words.y;
+        const float uniform =
+            radius < LAST_CELLS ? middle(radius, later ? further.z : further.x) : middle(radius);
+        float z[2];
+        normal_pair(uniform, angle, z[0], z[1]);
+        return fma_keep(sigma, element & 1 ? z[1] : z[0], row.x[element]);
+    }
+};
 
-LAYOUTS(Float32, float32, false)
-LAYOUTS(Float16, float16, false)
-LAYOUTS(BFloat16, bfloat16, false)
-LAYOUTS(Float32, float32_normalised, true)
-LAYOUTS(Float16, float16_normalised, true)
-LAYOUTS(BFloat16, bfloat16_normalised, true)
+#define INSTANCE(layout, Type, suffix)                                                           \
+    extern "C" __global__ void __launch_bounds__(256)                                            \
+        layout##_##suffix(void* out, const float* x, const int* slot, const long long* image,    \
+                          const long long* sample, const float* sigmas, u64 seed, u32 size,      \
+                          u32 rows, u32 slots, u32 channels, u32 stream, float sigma) {          \
+        const Batch batch = {out, x, slot, image, sample, seed, size, rows, slots, channels, stream}; \
+        fill_##layout<Type>(batch, Gaussian{sigmas, sigma});                                     \
+    }
+INSTANCES
+#undef INSTANCE

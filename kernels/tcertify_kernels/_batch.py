@@ -1,0 +1,148 @@
+"""A batch of noisy images, as both kinds of noise take it: its checks, and its way to a kernel."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tcertify_kernels._arguments import check_floating, check_range, check_tensor
+
+if TYPE_CHECKING:
+    import torch
+
+#: Images are told apart by 32 bits of the counter, samples by 56, streams by 6.
+MAX_IMAGES = 2**32
+MAX_SAMPLES = 2**56
+MAX_ELEMENTS = 2**31
+STREAM_BITS = 6
+
+_BLOCKS = 2**10  # fill a large device
+_GROUPS_PER_THREAD = 8  # at most, where there are blocks enough
+
+
+class Batch(NamedTuple):
+    """The tensors of a batch."""
+
+    out: torch.Tensor
+    x: torch.Tensor
+    slot: torch.Tensor
+    image: torch.Tensor
+    sample: torch.Tensor
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of four elements, of which each row begins a new one."""
+        return len(self.out) * -(-self.x[0].numel() // 4)
+
+    def check(self) -> None:
+        """Refuse wrong types, dtypes, devices, shapes and strides, and, on the CPU, wrong contents."""
+        import torch
+
+        out, x = self.out, self.x
+        check_floating("out", out)
+        if out.dim() < 2:
+            raise ValueError(f"`out` must have shape (B, ...), got {tuple(out.shape)}.")
+        elements = math.prod(out.shape[1:])
+        if elements > MAX_ELEMENTS:
+            raise ValueError(f"`out` must have at most 2**31 elements a row, got {elements}.")
+        if not (out.is_contiguous() or _is_channels_last(out)):
+            strides = out.stride()
+            raise ValueError(f"`out` must be contiguous or channels-last, got strides {strides}.")
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"`x` must be a torch tensor, got {type(x).__name__}.")
+        rows = x.shape[0] if x.dim() else 0
+        if rows == 0:
+            raise ValueError(f"`x` must hold at least one image, got shape {tuple(x.shape)}.")
+        check_tensor("x", x, (rows, *out.shape[1:]), torch.float32, out.device)
+        check_tensor("slot", self.slot, (len(out),), torch.int32, out.device)
+        check_tensor("image", self.image, (len(out),), torch.int64, out.device)
+        check_tensor("sample", self.sample, (len(out),), torch.int64, out.device)
+        if out.device.type == "cpu":
+            check_range("slot", self.slot, len(x))
+            check_range("image", self.image, MAX_IMAGES)
+            check_range("sample", self.sample, MAX_SAMPLES)
+
+    def on_host(self) -> tuple[Any, ...]:
+        """The arrays and numbers that both numba twins begin with: rows are flat, channels last if
+        the number of channels is above 1.
+        """
+        import torch
+
+        from tcertify_kernels import _noise_numba as twin
+
+        out, channels_last = self.out.detach(), not self.out.is_contiguous()
+        flat = (out.permute(0, 2, 3, 1) if channels_last else out).reshape(len(out), -1)
+        target = (flat if out.dtype == torch.float32 else flat.view(torch.uint16)).numpy()
+        kind = {torch.float32: twin.FLOAT, torch.float16: twin.HALF, torch.bfloat16: twin.BFLOAT}
+        images = self.x.detach().reshape(len(self.x), -1).numpy()
+        rows = self.slot.numpy(), self.image.numpy(), self.sample.numpy()
+        return target, kind[out.dtype], out.shape[1] if channels_last else 1, images, *rows
+
+    def on_device(self) -> tuple[str, tuple[tuple[int, int], tuple[int, int]]]:
+        """Layout and dtype, as they stand in the name of a kernel, and its grid and block."""
+        import torch
+
+        out, size = self.out, self.x[0].numel()
+        group = 4 if out.dtype == torch.float32 else 8  # elements of a 16-byte store
+        if out.is_contiguous():
+            layout, groups = "contiguous", -(-size // group)
+        elif out.shape[1] == 3 and size % (3 * group) == 0 and _aligned(out, self.x):
+            layout, groups = "colour", size // (3 * group)
+        else:
+            layout, groups = "channels_last", -(-size // 4)
+        name = f"{layout}_{str(out.dtype).removeprefix('torch.')}"
+        return name, _launch_shape(len(out), groups)
+
+    def sizes(self) -> tuple[int, int, int, int]:
+        """Elements of a row, rows, images and channels: what kernels are told of shapes."""
+        return self.x[0].numel(), len(self.out), len(self.x), self.out.shape[1]
+
+
+def check_bits(name: str, value: Any, bits: int) -> int:
+    """Return a whole number of at most so many bits, or refuse it."""
+    if isinstance(value, bool):
+        raise TypeError(f"`{name}` must be a whole number, got {value}.")
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        raise TypeError(f"`{name}` must be a whole number, got {value!r}.") from None
+    if not 0 <= whole < 2**bits:
+        raise ValueError(f"`{name}` must be in [0, 2**{bits}), got {whole}.")
+    return whole
+
+
+def check_number(name: str, value: Any) -> float:
+    """Return a number as a float, or refuse what is none."""
+    if isinstance(value, (bool, str, bytes)):
+        raise TypeError(f"`{name}` must be a number, got {value!r}.")
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"`{name}` must be a number, got {value!r}.") from None
+
+
+def _is_channels_last(out: torch.Tensor) -> bool:
+    import torch
+
+    return out.dim() == 4 and out.is_contiguous(memory_format=torch.channels_last)
+
+
+def _aligned(*tensors: torch.Tensor) -> bool:
+    return all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
+
+
+def _launch_shape(rows: int, groups: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Grid and block: rows along y, the groups of a row along x, 256 threads a block.
+
+    Each thread first works out its row: so it takes several groups of it, unless the blocks would
+    be too few to fill a device.
+    """
+    if groups <= 32:
+        across = 1 << (groups - 1).bit_length()
+    else:  # the width that leaves the fewest threads idle at the end of a row
+        across = min((256, 128, 64, 32), key=lambda width: -groups % width)
+    down = 256 // across
+    tall = min(-(-rows // down), 65535)
+    wide = max(1, _BLOCKS // tall, -(-groups // (across * _GROUPS_PER_THREAD)))
+    return (min(wide, -(-groups // across)), tall), (across, down)
