@@ -169,6 +169,9 @@ VOTES: dict[str, Callable[[VoteCase], Tensor]] = {
 }
 
 
+VOTES_ON_A_DEVICE = {name: VOTES[name] for name in ("ours", "torch", "field")}
+
+
 def check_votes(case: VoteCase, before: Tensor, after: Tensor) -> None:
     """Assert that one batch was counted: each row once, for the first of its largest logits."""
     best = case.logits == case.logits.amax(dim=1, keepdim=True)

@@ -14,25 +14,39 @@ SECONDS_OF_A_READING = 0.02
 
 
 class DeviceClock:
-    """A timer on the device's own clock, in seconds; reading it waits for the current stream.
-
-    What lies between two readings is divided by `calls`, so that a timer of pytest-benchmark can
-    show the time of one call where many are launched together.
-    """
+    """A timer on the device's own clock, in seconds; reading it waits for the current stream."""
 
     def __init__(self) -> None:
-        self.calls = 1
         self._last: Any = None
         self._seconds = 0.0
 
     def __call__(self) -> float:
-        """Return the device's seconds since the first reading, by `calls`."""
+        """Return the device's seconds since the first reading."""
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         event.synchronize()
         if self._last is not None:  # events tell milliseconds in float32: exact over short times
-            self._seconds += self._last.elapsed_time(event) / 1e3 / self.calls
+            self._seconds += self._last.elapsed_time(event) / 1e3
         self._last = event
+        return self._seconds
+
+
+class ClockOfOneCall:
+    """A timer for pytest-benchmark that shows the time of one call where `calls` are made at once:
+    what lies between two readings is divided by it.
+    """
+
+    def __init__(self) -> None:
+        self.calls = 1
+        self._clock = clock_of("cuda" if torch.cuda.is_available() else "cpu")
+        self._last = 0.0
+        self._seconds = 0.0
+
+    def __call__(self) -> float:
+        """Return seconds, by `calls`."""
+        now = self._clock()
+        self._seconds += (now - self._last) / self.calls
+        self._last = now
         return self._seconds
 
 
@@ -56,6 +70,16 @@ def best_seconds(
         if round_:
             found.append((clock() - before) / len(cases))
     return min(found)
+
+
+def in_turn(work: Callable[[Any], object], cases: Sequence[Any]) -> Callable[[], None]:
+    """One call for each case, launched from Python."""
+
+    def calls() -> None:
+        for case in cases:
+            work(case)
+
+    return calls
 
 
 def graph_of(work: Callable[[Any], object], cases: Sequence[Any]) -> torch.cuda.CUDAGraph:
