@@ -143,8 +143,8 @@ def batches(bench: Bench) -> list[Report]:
                 "dtype": execution.dtype or "float32",
                 "channels_last": execution.channels_last,
                 "batch": batch,
-                "batch_afterwards": votes.batch(),  # less, where memory ran out
                 "samples_a_second": _rate(bench, votes, n),
+                "batch_afterwards": votes.batch(),  # less, where memory ran out
             }
         )
     return table
