@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,13 @@ class NoiseCase:
     slot: Tensor
     image: Tensor
     sample: Tensor
+
+    @cached_property
+    def out_of_cupy(self) -> Any:
+        """The memory of `out` as CuPy's array."""
+        import cupy
+
+        return cupy.asarray(self.out)
 
 
 def noise_case(
@@ -79,10 +87,32 @@ NOISE: dict[str, Callable[[NoiseCase], Tensor]] = {
 }
 
 
+@cache
+def _generator_of_cupy() -> Any:
+    import cupy
+
+    return cupy.random.Generator(cupy.random.Philox4x3210(SEED))
+
+
+def normals_cupy(case: NoiseCase) -> Tensor:
+    """Normals alone, by CuPy's Philox, into memory that is there; float32."""
+    import cupy
+
+    with cupy.cuda.Stream.from_external(torch.cuda.current_stream()):
+        _generator_of_cupy().standard_normal(case.out.shape, np.float32, case.out_of_cupy)
+    return case.out
+
+
+#: On a device; CuPy knows no bfloat16.
+NOISE_ON_A_DEVICE = {name: NOISE[name] for name in ("ours", "torch", "field", "normals")}
+NOISE_ON_A_DEVICE["cupy normals"] = normals_cupy
+
+
 def check_noise(case: NoiseCase, result: Tensor, name: str) -> None:
     """Assert that the result is the image plus noise of the right size (or the noise alone)."""
-    noise = result.double() - (0 if name == "normals" else case.x.double())
-    sigma = 1.0 if name == "normals" else SIGMA
+    alone = name.endswith("normals")
+    noise = result.double() - (0 if alone else case.x.double())
+    sigma = 1.0 if alone else SIGMA
     off = 6 / result.numel() ** 0.5 + 2e-3  # six standard deviations, and the rounding to bfloat16
     assert result.shape == case.out.shape
     assert abs(noise.mean().item()) < sigma * off
@@ -137,6 +167,9 @@ VOTES: dict[str, Callable[[VoteCase], Tensor]] = {
     "field": votes_field,
     "numpy": votes_numpy,
 }
+
+
+VOTES_ON_A_DEVICE = {name: VOTES[name] for name in ("ours", "torch", "field")}
 
 
 def check_votes(case: VoteCase, before: Tensor, after: Tensor) -> None:
