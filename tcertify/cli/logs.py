@@ -52,7 +52,10 @@ def audit_command(
     }
     given = {name: values for name, values in candidates.items() if values}
     audit = audit_log(rows, sigma=sigma, n=n, alpha=alpha, **given)
-    click.echo(_fits_table(audit))
+    for note in rows.notes:
+        click.echo(note, err=True)
+    if audit.fits:
+        click.echo(_fits_table(audit))
     click.echo(audit.verdict)
     tables = {"as printed": rows.radius}
     if new_alpha is not None:
