@@ -21,17 +21,13 @@ from tcertify.logs.tsv import read_log
 from tcertify.statistics.stopping import Progress, Schedule, decide
 
 N, ALPHA, IMAGES, PATHS = 100_000, 0.001, 500, 3
-SCHEDULES = {
-    "doubling, 90 %": (Schedule.doubling(N, ALPHA), 0.001),
-    "default": (Schedule.geometric(N, ALPHA), 0.005),
-}
+SCHEDULE = Schedule.geometric(N, ALPHA)
 
-# label, method, schedule, right answers only
+# label, method, right answers only
 CASES = (
-    ("CERTIFY, doubling", "certify", "doubling, 90 %", False),
-    ("joint, doubling", "joint", "doubling, 90 %", False),
-    ("joint, default", "joint", "default", False),
-    ("joint, default, right answers only", "joint", "default", True),
+    ("CERTIFY", "certify", False),
+    ("joint", "joint", False),
+    ("joint, right answers only", "joint", True),
 )
 
 
@@ -50,9 +46,8 @@ def images_of(log, sigma):
 def votes_at_all_looks(p_a, p_b):
     """{samples: votes (M, 2)} along one path of each image."""
     rng = np.random.default_rng(2)
-    looks = sorted({look for schedule, _ in SCHEDULES.values() for look in schedule.looks})
     votes, seen, path = np.zeros((len(p_a), 2), dtype=np.int64), 0, {}
-    for look in looks:
+    for look in SCHEDULE.looks:
         a = rng.binomial(look - seen, p_a)
         b = rng.binomial(look - seen - a, np.minimum(1, p_b / (1 - p_a)))
         votes = votes + np.stack([a, b], axis=1)
@@ -60,22 +55,21 @@ def votes_at_all_looks(p_a, p_b):
     return path
 
 
-def stopped(path, schedule, futility, radii, sigma, method, wanted):
+def stopped(path, radii, sigma, method, wanted):
     """(samples used, running best radius) of each image."""
     size = len(path[N])
     used, radius, open_rows, so_far = np.zeros(size), np.zeros(size), np.arange(size), None
-    for index, look in enumerate(schedule.looks):
+    for index, look in enumerate(SCHEDULE.looks):
         votes = path[look][open_rows]
         progress = decide(
             votes,
             0,
             index,
-            schedule=schedule,
+            schedule=SCHEDULE,
             sigma=sigma,
             radii=radii,
             method=method,
             invalid=look - votes.sum(1),
-            futility=futility,
             wanted=wanted[open_rows],
             so_far=so_far,
         )
@@ -118,10 +112,9 @@ def main(folder):
             for step in (0.25, 0.5):
                 radii = np.arange(0, 4.5 * sigma, step)
                 row = []
-                for label, method, name, right_only in CASES:
+                for label, method, right_only in CASES:
                     wanted = correct if right_only else everything
-                    schedule, futility = SCHEDULES[name]
-                    used, radius = stopped(path, schedule, futility, radii, sigma, method, wanted)
+                    used, radius = stopped(path, radii, sigma, method, wanted)
                     changed = cells(radius, radii) != cells(full[method], radii)
                     fewer, per_500 = N / used.mean(), 500 * (changed & wanted).mean()
                     row.append(f"{used.mean():,.0f} ({fewer:.1f} x, {per_500:.1f})")
@@ -136,7 +129,7 @@ def main(folder):
 
 
 def draw(bars):
-    """One group of bars a log: how many times fewer samples."""
+    """One group of bars per log: how many times fewer samples."""
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(bars)

@@ -71,6 +71,8 @@ def audit(
     }
     given = {name: values for name, values in candidates.items() if values}
     found = audit_log(rows, sigma=sigma, n=n, alpha=alpha, **given)
+    for note in rows.notes:
+        click.echo(note, err=True)
     table = _table(rows, found, sigma, new_alpha, step)
     emit(
         {
@@ -80,7 +82,9 @@ def audit(
             "fits": [asdict(fit) for fit in found.fits],
             "tables": table.records(),
         },
-        "\n".join([*_fits(found), found.verdict, table.to("text"), *table.notes()]),
+        "\n".join(
+            [*(_fits(found) if found.fits else []), found.verdict, table.to("text"), *table.notes()]
+        ),
         as_json=as_json,
     )
     context.exit(1 if found.contradicted else 0)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from scipy.special import betaincc, ndtr, ndtri
 
 from tcertify._checks import check_alpha, check_positive, check_whole
-from tcertify.certificates import certify_counts
+from tcertify.certificates import METHODS, certify_votes
 from tcertify.logs.tsv import Log
+from tcertify.votes import Votes
 
 #: What the field samples and states. alpha / 2 is what a two-sided interval at alpha spends.
 N_CANDIDATES = (100, 1000, 10_000, 50_000, 100_000, 500_000, 1_000_000)
@@ -27,6 +28,12 @@ _SLACK = 1e-9
 
 #: Odds that a verdict needs: a thousand to one.
 _EVIDENCE_NEEDED = 3.0
+
+#: Beyond this many sigmas no radius can be: Phi(-38.6) is below the smallest float.
+_LARGEST = 38.6
+
+#: Between these the radii of a run, and its printed units, are normal floats.
+_SIGMAS = 1e-250, 1e250
 
 #: A foreign row in a log of the right lattice is this rare, as log10.
 _MISFIT_PENALTY = 2.0
@@ -73,10 +80,11 @@ class Audit:
     stated
         The fit of the stated (n, alpha), or None when they were not stated.
     contradicted
-        Whether another candidate is at least 1000 times likelier than what was stated, or what
-        was stated misfits and none fits.
+        Whether another candidate decides and is at least 1000 times likelier than what was
+        stated. False where no candidate fits: the stated (n, alpha) may be right, and sigma wrong,
+        or the radii made by another method or by a run that stopped early.
     verdict
-        The finding in one sentence.
+        The finding in words.
     """
 
     fits: tuple[LatticeFit, ...]
@@ -115,19 +123,24 @@ def audit_log(
     Raises
     ------
     ValueError
-        An argument out of its range, or a log in which every row abstains.
+        An argument out of its range, a log in which every row abstains, or a radius that no votes
+        can give at this `sigma`.
 
     Notes
     -----
-    A radius of any other method than CERTIFY, and a wrong `sigma`, fit no candidate.
+    A radius of any other method than CERTIFY, one of a run that stopped early, and a wrong `sigma`
+    fit no candidate, and the radii alone cannot tell which it is. Where the log itself names
+    another method (`Log.methods`), nothing is tried.
     """
-    sigma = check_positive("sigma", sigma)
+    sigma = _checked_sigma(log, sigma)
     sizes = {check_whole("n_candidates", size) for size in n_candidates}
     levels = {check_alpha("alpha_candidates", level) for level in alpha_candidates}
     sizes |= set() if n is None else {check_whole("n", n)}
     levels |= set() if alpha is None else {check_alpha("alpha", alpha)}
     if not (log.radius > 0).any():
         raise ValueError("Nothing to audit: no row of the log has a radius above 0.")
+    if others := _other_methods(log):
+        return Audit((), None, None, False, _foreign(others))
     fits = sorted(
         (_lattice_fit(log, sigma, size, level) for size in sizes for level in levels),
         key=lambda fit: (-fit.evidence, fit.misfits, fit.n, fit.alpha),
@@ -155,12 +168,16 @@ def smallest_counts(log: Log, *, sigma: float, n: int, alpha: float) -> NDArray[
     -------
     ndarray of int64
         Shape ``(M,)``; 0 for an abstention, which says nothing of its votes.
+
+    Raises
+    ------
+    ValueError
+        As for `audit_log`, or the log says that another method than CERTIFY made it.
     """
-    sigma, n, alpha = (
-        check_positive("sigma", sigma),
-        check_whole("n", n),
-        check_alpha("alpha", alpha),
-    )
+    sigma = _checked_sigma(log, sigma)
+    n, alpha = check_whole("n", n), check_alpha("alpha", alpha)
+    if others := _other_methods(log):
+        raise ValueError(_foreign(others))
     low, high = _bounds_in_sigmas(log.radius, log.radius_step, sigma)
     counts, fits = _lattice_counts(low, high, n, alpha)
     return np.where(log.predict < 0, 0, np.where(fits, counts, counts - 1))
@@ -189,11 +206,37 @@ def recertify_log(
     counts = smallest_counts(log, sigma=sigma, n=n, alpha=alpha)
     new_alpha = check_alpha("new_alpha", new_alpha)
     distinct, where = np.unique(counts, return_inverse=True)
-    votes = np.stack([distinct, n - distinct], axis=1)
-    certificates = certify_counts(
-        votes, np.zeros_like(distinct), sigma=sigma, alpha=new_alpha, method="certify"
+    votes = Votes.of(np.stack([distinct, n - distinct], axis=1), np.zeros_like(distinct))
+    found = certify_votes(votes, sigma=sigma, alpha=new_alpha, method="certify")
+    return found.radius[where]
+
+
+def _checked_sigma(log: Log, sigma: float) -> float:
+    """The noise, for which no printed radius may be beyond all certificates."""
+    sigma = check_positive("sigma", sigma)
+    if not _SIGMAS[0] <= sigma <= _SIGMAS[1]:
+        raise ValueError(f"`sigma` must be in [{_SIGMAS[0]:g}, {_SIGMAS[1]:g}], got {sigma}.")
+    beyond = log.radius > _LARGEST * sigma
+    if beyond.any():
+        idx, radius = log.idx[beyond][0], log.radius[beyond][0]
+        raise ValueError(
+            f"The log's radius {radius:g} (index {idx}) is more than {_LARGEST} times "
+            f"`sigma` = {sigma:g}, which no number of votes certifies."
+        )
+    return sigma
+
+
+def _other_methods(log: Log) -> tuple[str, ...]:
+    """The methods, other than CERTIFY, that a log of tcertify names."""
+    known = {"predict", *METHODS} - {"certify"}
+    return tuple(name for name in log.methods if name.endswith("-early") or name in known)
+
+
+def _foreign(methods: tuple[str, ...]) -> str:
+    return (
+        f"The log says that its radii were made by {' and '.join(methods)}, not by plain CERTIFY: "
+        "they lie on no lattice, and tell neither n nor alpha."
     )
-    return certificates.radius[where]
 
 
 def _lattice_fit(log: Log, sigma: float, n: int, alpha: float) -> LatticeFit:
@@ -260,11 +303,9 @@ def _spacing(z: NDArray[np.float64], counts: NDArray[np.int64], n: int) -> NDArr
 
 
 def _is_contradicted(stated: LatticeFit | None, likeliest: LatticeFit) -> bool:
-    if stated is None or stated.misfits == 0:
+    if stated is None or stated.misfits == 0 or likeliest.evidence <= _EVIDENCE_NEEDED:
         return False
-    decided = likeliest.evidence > _EVIDENCE_NEEDED
-    lead = likeliest.evidence - stated.evidence
-    return lead > _EVIDENCE_NEEDED if decided else stated.evidence < -_EVIDENCE_NEEDED
+    return likeliest.evidence - stated.evidence > _EVIDENCE_NEEDED
 
 
 def _verdict(fits: list[LatticeFit], stated: LatticeFit | None, contradicted: bool) -> str:
@@ -282,7 +323,20 @@ def _verdict(fits: list[LatticeFit], stated: LatticeFit | None, contradicted: bo
         return f"The log was made with {found}."
     if max(fit.expected_misfits for fit in fits) < 1:
         return "The radii are printed too coarsely to tell n or alpha."
+    whole = [fit for fit in fits if fit.misfits == 0]
+    if whole:
+        text = (
+            f"{len(whole)} of {len(fits)} candidates have no misfit, but too few radii are printed "
+            "finely enough to tell which of them made the log, if any."
+        )
+        if stated is not None and stated.misfits:
+            text += (
+                f" The stated n = {stated.n}, alpha = {stated.alpha:g} misfits {stated.misfits} of "
+                f"{stated.rows} radii, as it would after another sigma, samples that stopped "
+                "early, or another method than CERTIFY: which of these cannot be told."
+            )
+        return text
     return (
-        "No candidate fits: another sigma, another (n, alpha), or radii of another method than "
-        f"CERTIFY. Nearest: {found}."
+        "No candidate fits: another sigma, another (n, alpha), samples that stopped early, or "
+        f"radii of another method than CERTIFY. Which of these cannot be told. Nearest: {found}."
     )

@@ -1,4 +1,4 @@
-"""The field's certification log: one row an image, tab-separated, read strictly, rounded down."""
+"""The field's certification log: one row per image, tab-separated, read strictly, rounded down."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import ROUND_FLOOR, Context, Decimal
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tcertify._checks import MAX_SAMPLES, check_whole, check_whole_array
+from tcertify._checks import MAX_SAMPLES, check_non_negatives, check_whole, check_whole_array
 from tcertify._files import complete_text
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
@@ -25,6 +26,9 @@ MAX_LINE_BYTES = 4096
 
 #: Enough digits for the largest float and all decimals that may be asked for.
 _EXACT = Context(prec=400)
+
+#: Further names of the column `method` are not kept.
+_METHODS_NAMED = 8
 
 _NUMBER = re.compile(rb"(-?)(\d{1,30})(?:\.(\d{0,30}))?(?:[eE]([-+]?\d{1,3}))?")
 _TIME = re.compile(rb"(?:(\d{1,6}) days?, )?(\d{1,6}):(\d\d):(\d\d(?:\.\d{1,9})?)")
@@ -36,7 +40,7 @@ class LogError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Log:
-    """What a certification log says, one entry an image.
+    """What a certification log says, one entry per image.
 
     Attributes
     ----------
@@ -51,6 +55,12 @@ class Log:
     radius_step
         float64 array, one unit of the last printed digit: the radius before printing lay within
         half of it when rounded to nearest, and less than one above when rounded down.
+    methods
+        What the column `method` names, sorted (eight names at most); empty where a log has none,
+        as the field's logs do. tcertify writes it into logs that are not plain CERTIFY:
+        ``"joint"``, ``"t-certify"``, and with the ending ``"-early"`` where samples stopped early.
+    notes
+        What was unusual in the file and yet accepted, one sentence each.
     """
 
     idx: NDArray[np.int64]
@@ -60,20 +70,23 @@ class Log:
     correct: NDArray[np.bool_]
     seconds: NDArray[np.float64]
     radius_step: NDArray[np.float64]
+    methods: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def read_log(path: str | os.PathLike[str]) -> Log:
     """Every row of a certification log, or an error with the line that cannot be trusted.
 
-    The first line names the columns ``idx label predict radius correct time`` in any order
-    (further columns are ignored). The file must be ASCII with Unix line ends, and its last line
-    complete. How the radii were rounded is inferred: when all nonzero radii show equally many
-    decimals that is the format; otherwise the largest number of significant digits is.
+    The first line names the columns ``idx label predict radius correct time`` in any order, and
+    perhaps ``method`` (further columns are ignored). The file must be ASCII and its last line
+    complete; lines end alike, in the Unix or the Windows way, and the latter is noted. How the
+    radii were rounded is inferred: when all nonzero radii show equally many decimals that is the
+    format; otherwise the largest number of significant digits is.
 
     Parameters
     ----------
     path
-        The log. Memory grows by 65 bytes a row, however long its lines.
+        The log. Memory grows by 65 bytes per row, however long its lines.
 
     Returns
     -------
@@ -84,17 +97,20 @@ def read_log(path: str | os.PathLike[str]) -> Log:
     LogError
         A missing column, a field that is no number (``nan`` and ``inf`` included), a negative
         radius, an index that appears twice, a radius beside an abstention, a `correct` that
-        contradicts the labels, a torn last line, carriage returns, a byte order mark, UTF-16,
-        NUL bytes, or no row at all.
+        contradicts the labels, a torn last line, carriage returns at some lines only, a byte order
+        mark, UTF-16, NUL bytes, or no row at all.
     OSError
         The file cannot be read.
     """
     path = Path(path)
     integers = {name: array("q") for name in ("idx", "label", "predict", "correct")}
     radius, seconds, decimals = array("d"), array("d"), array("h")
+    methods: set[bytes] = set()
     with path.open("rb") as file:
-        lines = _lines(file, path)
-        positions, width = _header(next(lines, b""), path)
+        first = file.readline(MAX_LINE_BYTES)
+        end = b"\r\n" if first.endswith(b"\r\n") else b"\n"
+        lines = _lines(first, file, path, end)
+        positions, width, method = _header(next(lines, b""), path)
         for number, line in enumerate(lines, start=2):
             fields = line.split(b"\t")
             if len(fields) != width:
@@ -108,6 +124,8 @@ def read_log(path: str | os.PathLike[str]) -> Log:
             radius.append(row[4])
             decimals.append(row[5])
             seconds.append(row[6])
+            if method is not None and len(methods) < _METHODS_NAMED:
+                methods.add(fields[method])
     if not radius:
         raise _error(path, 2, "the log holds no row")
     _refuse_duplicates(np.asarray(integers["idx"]), path)
@@ -120,6 +138,8 @@ def read_log(path: str | os.PathLike[str]) -> Log:
         correct=np.asarray(integers["correct"]) == 1,
         seconds=np.asarray(seconds),
         radius_step=_print_steps(values, np.asarray(decimals)),
+        methods=tuple(sorted(_shown(name)[1:-1] for name in methods)),
+        notes=() if end == b"\n" else (f"{path}: lines end as on Windows (CRLF).",),
     )
 
 
@@ -132,6 +152,7 @@ def write_log(
     radius: ArrayLike,
     seconds: ArrayLike,
     decimals: int = 10,
+    method: str = "certify",
 ) -> None:
     """Write a certification log in which no printed radius is above the given one.
 
@@ -150,6 +171,11 @@ def write_log(
         The time that each image took, printed as ``h:mm:ss``.
     decimals
         Decimals of the radius, which is rounded down.
+    method
+        What made the radii. Anything but ``"certify"`` is written into a seventh column,
+        ``method``, which scripts that go by column names do not mind: such radii do not lie on
+        CERTIFY's lattice, and those of a run that stopped early (``"certify-early"``) are not
+        the radii of the full run. Lower-case letters and hyphens.
 
     Raises
     ------
@@ -160,12 +186,16 @@ def write_log(
     """
     rows = _checked_columns(idx, label, predict, radius, seconds)
     check_whole("decimals", decimals, maximum=30)
+    if not re.fullmatch("[a-z][a-z-]{0,30}", method):
+        raise ValueError(f"`method` must be lower-case letters and hyphens, got {method!r}.")
+    names, last = (COLUMNS, ()) if method == "certify" else ((*COLUMNS, "method"), (method,))
     with complete_text(path) as file:
-        print(*COLUMNS, sep="\t", file=file)
+        print(*names, sep="\t", file=file)
         for i, true, predicted, r, s in zip(*(column.tolist() for column in rows), strict=True):
             shown = format_down(r, decimals)
             took = timedelta(seconds=s)
-            print(i, true, predicted, shown, int(predicted == true), took, sep="\t", file=file)
+            row = (i, true, predicted, shown, int(predicted == true), took, *last)
+            print(*row, sep="\t", file=file)
 
 
 def format_down(value: float, decimals: int) -> str:
@@ -178,9 +208,10 @@ def format_down(value: float, decimals: int) -> str:
     return format(shown, "f")
 
 
-def _lines(file: IO[bytes], path: Path) -> Iterator[bytes]:
-    """Lines without their newline, each checked for what plain text must not hold."""
-    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), start=1):
+def _lines(first: bytes, file: IO[bytes], path: Path, end: bytes) -> Iterator[bytes]:
+    """Lines without their end, each checked for what plain text must not hold."""
+    rest = iter(lambda: file.readline(MAX_LINE_BYTES), b"")
+    for number, line in enumerate(chain([first] if first else [], rest), start=1):
         if number == 1 and line.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
             raise _error(path, 1, "starts with a byte order mark; save the log as plain ASCII")
         if b"\0" in line:
@@ -189,13 +220,15 @@ def _lines(file: IO[bytes], path: Path) -> Iterator[bytes]:
             raise _error(path, number, f"is longer than {MAX_LINE_BYTES} bytes")
         if not line.endswith(b"\n"):
             raise _error(path, number, "is torn: the last line has no newline at its end")
-        if b"\r" in line:
-            raise _error(path, number, "holds a carriage return; convert to Unix line ends")
-        yield line[:-1]
+        if not line.endswith(end):
+            raise _error(path, number, "ends otherwise than line 1, which has CRLF")
+        if b"\r" in line[: -len(end)]:
+            raise _error(path, number, "holds a carriage return that line 1 does not end with")
+        yield line[: -len(end)]
 
 
-def _header(line: bytes, path: Path) -> tuple[list[int], int]:
-    """Where each of the columns stands, and how many fields a row has."""
+def _header(line: bytes, path: Path) -> tuple[list[int], int, int | None]:
+    """Where each of the columns stands, how many fields a row has, where its method stands."""
     names = line.decode("ascii", "replace").split("\t")
     missing = [name for name in COLUMNS if name not in names]
     if missing:
@@ -203,7 +236,8 @@ def _header(line: bytes, path: Path) -> tuple[list[int], int]:
     twice = [name for name in COLUMNS if names.count(name) > 1]
     if twice:
         raise _error(path, 1, f"the header names {', '.join(twice)} twice")
-    return [names.index(name) for name in COLUMNS], len(names)
+    method = names.index("method") if "method" in names else None
+    return [names.index(name) for name in COLUMNS], len(names), method
 
 
 def _row(fields: list[bytes]) -> tuple[int, int, int, int, float, int, float]:
@@ -276,21 +310,14 @@ def _checked_columns(
         check_whole_array("label", label),
         check_whole_array("predict", predict, minimum=-1),
     ]
-    reals = {
-        "radius": np.asarray(radius, dtype=np.float64),
-        "seconds": np.asarray(seconds, dtype=np.float64),
-    }
-    for name, values in reals.items():
-        bad = ~((values >= 0) & (values < np.inf))
-        if bad.any():
-            raise ValueError(f"`{name}` must be non-negative and finite, got {values[bad][0]}.")
-    columns = [*wholes, *reals.values()]
+    radii = check_non_negatives("radius", radius)
+    columns = [*wholes, radii, check_non_negatives("seconds", seconds)]
     if any(column.ndim != 1 or column.shape != columns[0].shape for column in columns):
         shapes = ", ".join(str(column.shape) for column in columns)
         raise ValueError(f"The columns must be 1-d and equally long, got shapes {shapes}.")
-    beside = (wholes[2] == -1) & (reals["radius"] > 0)
+    beside = (wholes[2] == -1) & (radii > 0)
     if beside.any():
-        raise ValueError(f"`radius` must be 0 for an abstention, got {reals['radius'][beside][0]}.")
+        raise ValueError(f"`radius` must be 0 for an abstention, got {radii[beside][0]}.")
     return columns
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcertify.logs.tsv import Log, read_log
-from tcertify.runs.table import RunTable, read_run
 from tcertify.runs.recertify import recertify_run
+from tcertify.runs.table import RunTable, read_run
 
 #: How an SQLite file begins, which is what a run file is.
 _SQLITE = b"SQLite format 3\0"

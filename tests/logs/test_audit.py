@@ -78,8 +78,65 @@ def test_radii_of_another_method_or_sigma_fit_nothing():
     log = log_of(spread_counts(100_000, 300), n=100_000, alpha=0.001)
     audit = audit_log(log, sigma=0.25, n=100_000, alpha=0.001)
     assert audit.best is None
-    assert audit.contradicted
+    assert not audit.contradicted
     assert audit.verdict.startswith("No candidate fits: another sigma")
+
+
+def test_an_honest_log_of_a_run_that_stopped_early_is_not_called_wrong():
+    rng, sizes = np.random.default_rng(0), np.array([1036, 5310, 27_200, 100_000])
+    n = rng.choice(sizes, 300)
+    counts = rng.binomial(n, stats.norm.cdf(rng.uniform(0.3, 2.5, 300)))
+    radius = [
+        certify_counts([k, m - k], 0, sigma=0.5, alpha=1e-4 * m / 1e5, method="certify").radius
+        for k, m in zip(counts, n, strict=True)
+    ]
+    log = log_of(np.full(300, 90_000), n=100_000, alpha=0.001)
+    log = Log(**(vars(log) | {"radius": np.round(np.array(radius), 4)}))
+    audit = audit_log(log, sigma=0.5, n=100_000, alpha=0.001)
+    assert not audit.contradicted
+    assert "samples that stopped early" in audit.verdict
+    assert "cannot be told" in audit.verdict
+
+
+@pytest.mark.parametrize("method", ["joint", "t-certify", "certify-early", "predict"])
+def test_a_log_that_names_another_method_is_not_audited(method):
+    log = log_of(spread_counts(1000, 50), n=1000, alpha=0.001)
+    log = Log(**(vars(log) | {"methods": (method,)}))
+    audit = audit_log(log, sigma=0.5, n=1000, alpha=0.001)
+    assert (audit.fits, audit.best, audit.contradicted) == ((), None, False)
+    assert f"made by {method}, not by plain CERTIFY" in audit.verdict
+    with pytest.raises(ValueError, match=f"made by {method}, not by plain CERTIFY"):
+        recertify_log(log, sigma=0.5, n=1000, alpha=0.001, new_alpha=0.01)
+
+
+def test_a_foreign_log_may_call_its_method_what_it_likes():
+    log = log_of(spread_counts(100_000, 300), n=100_000, alpha=0.001)
+    log = Log(**(vars(log) | {"methods": ("certify", "gaussian")}))
+    assert audit_log(log, sigma=0.5).best is not None
+
+
+def test_too_few_rows_are_not_taken_for_radii_that_fit_nothing():
+    audit = audit_log(log_of(np.array([99_000, 99_900]), n=100_000, alpha=0.001), sigma=0.5)
+    assert audit.best is None
+    assert re.match(r"\d+ of 63 candidates have no misfit, but too few radii", audit.verdict)
+    assert "stated" not in audit.verdict
+
+
+@pytest.mark.parametrize("radius", [1e308, 1e12, 20.0])
+def test_a_radius_that_no_votes_certify_is_refused(radius):
+    log = log_of(np.array([990, 995]), n=1000, alpha=0.001)
+    log.radius[1] = radius
+    with pytest.raises(ValueError, match=r"\(index 1\) is more than 38\.6 times `sigma` = 0\.5"):
+        audit_log(log, sigma=0.5)
+    with pytest.raises(ValueError, match=r"\(index 1\) is more than"):
+        recertify_log(log, sigma=0.5, n=1000, alpha=0.001, new_alpha=0.01)
+
+
+@pytest.mark.parametrize("sigma", [5e-324, 1e-300, 1e300])
+def test_a_sigma_whose_radii_are_no_normal_floats_is_refused(sigma):
+    log = log_of(np.array([990]), n=1000, alpha=0.001)
+    with pytest.raises(ValueError, match=r"`sigma` must be in \[1e-250, 1e\+250\], got"):
+        audit_log(log, sigma=sigma)
 
 
 def test_a_print_too_coarse_to_tell_is_said_so():
@@ -150,7 +207,7 @@ def test_recertifying_a_radius_that_is_on_no_lattice_point_takes_the_one_below()
     between = log.radius + 0.01
     moved = Log(**(vars(log) | {"radius": between}))
     assert smallest_counts(moved, sigma=0.5, n=1000, alpha=0.001).tolist() == [990]
-    beyond = Log(**(vars(log) | {"radius": log.radius + 10}))
+    beyond = Log(**(vars(log) | {"radius": log.radius + 5}))
     assert smallest_counts(beyond, sigma=0.5, n=1000, alpha=0.001).tolist() == [1000]
 
 

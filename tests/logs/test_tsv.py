@@ -80,7 +80,7 @@ def test_the_printed_precision_is_inferred_from_the_whole_column(tmp_path, radii
         ("7\t3\t3\t0.5\t2\t0:00:01", "`correct` is 2 but predict 3, label 3"),
         ("7\t3\t3\t0.5\t1\tsoon", "`time` must be h:mm:ss or seconds, got 'soon'"),
         ("7\t3\t3\t0.5\t1\t-1", "`time` must be h:mm:ss or seconds, got '-1'"),
-        ("7\t3\t3\t0.5\t1\t0:00:01\r", "holds a carriage return; convert to Unix line ends"),
+        ("7\t3\t3\t0.5\t1\t0:00:01\r", "holds a carriage return that line 1 does not end with"),
         ("7\t3\t3\t0.\x005\t1\t0:00:01", "holds a NUL byte (UTF-16 or a damaged file)"),
         ("7\t3\t3\t0.5\t1\t" + "0" * 5000, "is longer than 4096 bytes"),
         ("\u0667\t3\t3\t0.5\t1\t0:00:01", "`idx` must be a whole number, got '\\\\xd9\\\\xa7'"),
@@ -179,19 +179,65 @@ def test_a_written_log_reads_back_with_radii_rounded_down(tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "log"]
 
 
+def test_windows_line_ends_are_read_and_noted(tmp_path):
+    path = tmp_path / "log"
+    path.write_bytes(f"{HEADER}\r\n{ROW}\r\n{ROW.replace('7', '8', 1)}\r\n".encode())
+    log = read_log(path)
+    assert log.idx.tolist() == [7, 8]
+    assert log.notes == (f"{path}: lines end as on Windows (CRLF).",)
+    assert read_log(write(path, HEADER, ROW)).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (f"{HEADER}\r\n{ROW}\n", "line 2: ends otherwise than line 1, which has CRLF"),
+        (f"{HEADER}\r\n{ROW}\r", "line 2: is torn"),
+        (f"{HEADER}\r\n{ROW}\r\r\n", "line 2: holds a carriage return that line 1"),
+        (f"{HEADER}\r\n{ROW}\r\n{ROW}", "line 3: is torn"),
+    ],
+)
+def test_line_ends_that_differ_are_named(tmp_path, text, reason):
+    path = tmp_path / "log"
+    path.write_bytes(text.encode())
+    with pytest.raises(LogError, match=reason):
+        read_log(path)
+
+
+@pytest.mark.parametrize("method", ["joint", "certify-early", "t-certify"])
+def test_a_log_of_another_method_than_certify_says_so_in_a_seventh_column(tmp_path, method):
+    path = tmp_path / "log"
+    write_log(path, **GOOD, method=method)
+    assert path.read_text().splitlines()[0] == "\t".join([*COLUMNS, "method"])
+    assert read_log(path).methods == (method,)
+    write_log(path, **GOOD)
+    assert path.read_text().splitlines()[0] == HEADER
+    assert read_log(path).methods == ()
+
+
+def test_a_column_called_method_may_hold_anything(tmp_path):
+    rows = [f"{i}\t3\t3\t0.5\t1\t0:00:01\tno{i} \xff" for i in range(20)]
+    path = tmp_path / "log"
+    path.write_bytes("\n".join([f"{HEADER}\tmethod", *rows, ""]).encode("latin-1"))
+    methods = read_log(path).methods
+    assert len(methods) == 8
+    assert methods[0] == r"no0 \\xff"
+
+
 GOOD = {"idx": [0], "label": [1], "predict": [1], "radius": [0.5], "seconds": [1.0]}
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"radius": [np.nan]}, "`radius` must be non-negative and finite, got nan."),
-        ({"radius": [-0.1]}, "`radius` must be non-negative and finite, got -0.1."),
-        ({"seconds": [np.inf]}, "`seconds` must be non-negative and finite, got inf."),
+        ({"radius": [np.nan]}, "`radius` must be at least 0 and finite, got nan."),
+        ({"radius": [-0.1]}, "`radius` must be at least 0 and finite, got -0.1."),
+        ({"seconds": [np.inf]}, "`seconds` must be at least 0 and finite, got inf."),
         ({"predict": [-2]}, "`predict` must be at least -1, got -2."),
         ({"predict": [-1]}, "`radius` must be 0 for an abstention, got 0.5."),
         ({"label": [1, 1]}, "The columns must be 1-d and equally long, got shapes (1,), (2,)"),
         ({"decimals": 0}, "`decimals` must be at least 1, got 0."),
+        ({"method": "two\twords"}, "`method` must be lower-case letters and hyphens"),
     ],
 )
 def test_what_the_reader_would_refuse_is_not_written(tmp_path, change, reason):

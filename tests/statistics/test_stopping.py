@@ -44,7 +44,7 @@ SCHEDULES = (
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_no_stopping_rule_fails_more_often_than_alpha(schedule, method):
     # A rule that saw the truth would stop at the first look whose bound is too large; no other
-    # rule fails more often, so this bounds them all. As for `worst_failure`, one curve for each
+    # rule fails more often, so this bounds them all. As in `worst_failure`, one curve for each
     # attained value is enough.
     bounds = [
         certified_t(look, level, method)
@@ -80,7 +80,7 @@ def test_a_look_reports_what_it_certifies_at_its_own_level_or_nothing(method, ra
         own = np.maximum(certified_t(look, level, method)[k_a, k_b], 0) * sigma / 2
         reported = progress.radius > 0
         np.testing.assert_allclose(progress.radius[reported], own[reported], rtol=1e-14)
-        assert (progress.look == np.where(progress.done, index, -1)).all()
+        assert (progress.look[reported] == index).all()
         assert progress.done.any()
         assert not progress.done.all() or index == 2
 
