@@ -115,8 +115,7 @@ class _Walk:
             self._note(name, value.__qualname__)  # a class, a function in C
         else:
             self._note(name, _kind(value))
-            if callable(value):  # another library's object is left to the probe
-                self._fields(name, getattr(value, "__dict__", {}), depth)
+            self._fields(name, getattr(value, "__dict__", {}), depth)
 
     def _module(self, name: str, module: torch.nn.Module, depth: int) -> None:
         self._note(name, _kind(module))
