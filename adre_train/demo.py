@@ -52,9 +52,7 @@ def demo(
     from tcertify.cli.runs import progress_bar
     from tcertify.data import digits
     from tcertify.report.plots import plot_certified_accuracy
-    from tcertify.runs.engine import certify_dataset
-    from tcertify.runs.export import export_run
-    from tcertify.runs.verify import recertify_run
+    from tcertify.runs import certify_dataset, export_run, recertify_run
 
     out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tcertify._checks import MAX_SAMPLES, check_whole, check_whole_array
+from tcertify._files import complete_text
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 
