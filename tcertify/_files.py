@@ -49,9 +49,11 @@ def complete(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 raise
         _sync_folder(target.parent)
     except OSError as error:
-        if error.filename is None or os.fspath(error.filename).endswith(PARTIAL):
-            error.filename, error.filename2 = os.fspath(path), None
-        raise
+        if error.errno is None or not (
+            error.filename is None or os.fspath(error.filename).endswith(PARTIAL)
+        ):
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
 @contextlib.contextmanager

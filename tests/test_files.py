@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -129,7 +130,7 @@ def test_a_folder_and_a_missing_folder_are_errors_that_name_the_path(tmp_path):
 def test_a_device_is_refused_and_stays(tmp_path):
     device = tmp_path / "full"  # a node of our own: the system's must not be put at risk
     try:
-        os.mknod(device, 0o666 | 0o020000, os.makedev(1, 7))
+        os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 7))
     except PermissionError:
         pytest.skip("only root makes devices")
     with pytest.raises(OSError, match="neither a regular file nor a pipe"):

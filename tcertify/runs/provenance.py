@@ -161,10 +161,12 @@ def check_probe(
 
 def _agree(a: NDArray[np.float32], b: NDArray[np.float32], num_classes: int) -> bool:
     """Whether two probes agree, up to rounding, in each class by its own size."""
-    x, y = (p.reshape(-1, min(num_classes, _PROBED_CLASSES)).astype(np.float64) for p in (a, b))
-    sizes = np.where(np.isfinite(x), abs(x), 0)
+    width = min(num_classes, _PROBED_CLASSES)
+    there, here = (x.reshape(-1, width).astype(np.float64) for x in (a, b))
+    sizes = np.where(np.isfinite(there), abs(there), 0)
     slack = _PROBE_ROUNDING * (sizes.max(0) + np.median(sizes))
-    near = (x == y) | (np.isnan(x) & np.isnan(y)) | (abs(x - y) <= slack)
+    with np.errstate(invalid="ignore"):  # inf - inf
+        near = (there == here) | (np.isnan(there) & np.isnan(here)) | (abs(there - here) <= slack)
     return bool(near.all())
 
 

@@ -2,13 +2,15 @@
 
 import csv
 import json
+import os
+import stat
+import threading
 
 import numpy as np
 import pytest
 
 from tcertify.logs.tsv import read_log
-from tcertify.runs.engine import certify_dataset
-from tcertify.runs.export import export_run
+from tcertify.runs import certify_dataset, export_run
 from tests.tiny import CLASSES, Network, images
 
 
@@ -25,7 +27,7 @@ def table(tmp_path_factory):
 def test_the_log_reads_back_with_radii_rounded_down(table, tmp_path):
     export_run(table, tmp_path / "a.tsv")
     log = read_log(tmp_path / "a.tsv")
-    assert log.idx.tolist() == table.idx.tolist()
+    assert log.idx.tolist() == table.image_id.tolist()
     assert log.predict.tolist() == table.predicted.tolist()
     assert (log.radius <= table.radius).all()
     assert (table.radius - log.radius < 1e-10).all()
@@ -36,7 +38,7 @@ def test_csv_holds_every_column_exactly(table, tmp_path):
     export_run(table, tmp_path / "a.csv", "csv")
     with open(tmp_path / "a.csv", newline="") as file:
         rows = [*csv.DictReader(file)]
-    assert [int(row["idx"]) for row in rows] == table.idx.tolist()
+    assert [int(row["image_id"]) for row in rows] == table.image_id.tolist()
     for name in ("radius", "p_a_lower", "p_b_upper", "seconds"):
         assert [float(row[name]) for row in rows] == getattr(table, name).tolist()
     assert rows[5]["failed"] == "True"
@@ -56,13 +58,37 @@ def test_an_unknown_format_is_an_error(table, tmp_path):
         export_run(table, tmp_path / "a.json", "json")
 
 
-@pytest.mark.parametrize("format", ["tsv", "csv"])
-def test_a_full_disk_is_an_error_and_leaves_no_part_of_a_file(table, tmp_path, format):
-    with pytest.raises(OSError, match="No space left"):
-        export_run(table, "/dev/full", format)
+@pytest.mark.parametrize("format", ["tsv", "csv", "parquet"])
+def test_a_file_that_cannot_be_written_is_an_error_and_leaves_no_part_of_it(
+    table, tmp_path, format
+):
     with pytest.raises(OSError, match="No such file"):
         export_run(table, tmp_path / "missing" / "a", format)
     (tmp_path / "a").mkdir()
-    with pytest.raises(OSError, match="a"):
+    with pytest.raises(OSError, match="Is a directory"):
         export_run(table, tmp_path / "a", format)
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("format", ["tsv", "csv", "parquet"])
+def test_a_device_is_refused_by_every_format_and_stays(table, tmp_path, format):
+    device = tmp_path / "full"  # a node of our own: the system's must not be put at risk
+    try:
+        os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 7))
+    except PermissionError:
+        pytest.skip("only root makes devices")
+    with pytest.raises(OSError, match="neither a regular file nor a pipe"):
+        export_run(table, device, format)
+    assert device.is_char_device()
+
+
+@pytest.mark.parametrize("format", ["tsv", "csv", "parquet"])
+def test_every_format_goes_through_a_pipe(table, tmp_path, format):
+    pipe, got = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    export_run(table, pipe, format)
+    reader.join(30)
+    export_run(table, tmp_path / "file", format)
+    assert got == [(tmp_path / "file").read_bytes()]
