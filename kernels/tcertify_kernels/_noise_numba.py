@@ -579,9 +579,7 @@ def _decide(
     """Draw again from 64 bits; a row where they tie with a threshold is invalid."""
     for i in range(count):
         for part in range(min(4, size - 4 * block)):
-            word = np.uint64(words[i + part * CHUNK]) << _32 | np.uint64(
-                further[i + part * CHUNK]
-            )
+            word = np.uint64(words[i + part * CHUNK]) << _32 | np.uint64(further[i + part * CHUNK])
             upper = word >> _63 != 0
             word = ~word if upper else word
             passed = np.searchsorted(thresholds, word, side="right")
