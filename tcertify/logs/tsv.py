@@ -6,6 +6,7 @@ import os
 import re
 from array import array
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import ROUND_FLOOR, Context, Decimal
@@ -106,7 +107,7 @@ def read_log(path: str | os.PathLike[str]) -> Log:
     integers = {name: array("q") for name in ("idx", "label", "predict", "correct")}
     radius, seconds, decimals = array("d"), array("d"), array("h")
     methods: set[bytes] = set()
-    with path.open("rb") as file:
+    with _named(path), path.open("rb") as file:
         first = file.readline(MAX_LINE_BYTES)
         end = b"\r\n" if first.endswith(b"\r\n") else b"\n"
         lines = _lines(first, file, path, end)
@@ -206,6 +207,16 @@ def format_down(value: float, decimals: int) -> str:
     """
     shown = Decimal(value).quantize(Decimal(1).scaleb(-decimals), ROUND_FLOOR, _EXACT)
     return format(shown, "f")
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name the file in an error of reading, which the system leaves without a name."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _lines(first: bytes, file: IO[bytes], path: Path, end: bytes) -> Iterator[bytes]:

@@ -189,7 +189,9 @@ def _draw(
             label=name,
         )
         return
-    axes.fill_between(radii, lower, upper, step="pre", color=colour, alpha=0.15, linewidth=0)
+    axes.fill_between(radii, lower, upper, step="pre", color=colour, alpha=0.1, linewidth=0)
+    for edge in (lower, upper):  # bands that overlap keep their own edges
+        axes.step(radii, edge, where="pre", color=colour, linewidth=0.4, alpha=0.6)
     axes.step(
         radii, share, where="pre", color=colour, linestyle=style["linestyle"], label=name, zorder=3
     )

@@ -309,9 +309,9 @@ def _difference(before: Estimate | None, after: Estimate | None) -> str:
 
 
 def _best(estimates: list[Estimate | None]) -> float | None:
-    """Return the largest value, where there are several to choose from."""
-    values = [estimate.value for estimate in estimates if estimate is not None]
-    return max(values) if len(estimates) > 1 and values else None
+    """Return the largest value, where values differ."""
+    values = {estimate.value for estimate in estimates if estimate is not None}
+    return max(values) if len(values) > 1 else None
 
 
 def _by_result(table: Table, bold: str, interval: str) -> tuple[list[str], list[list[str]]]:

@@ -55,12 +55,12 @@ MISTAKES = [
     (certify("--batch", "0"), "--batch must be at least 1, got 0"),
     (certify("--skip", "0"), "0 is not in the range"),
     (certify("--max", "0"), "0 is not in the range"),
-    (certify(sigma="-0.5"), "SIGMA must be positive and finite, got -0.5"),
-    (certify(sigma="-1e-3"), "SIGMA must be positive and finite, got -0.001"),
-    (certify(sigma="nan"), "SIGMA must be positive and finite, got nan"),
+    (certify(sigma="-0.5"), "SIGMA must be positive"),
+    (certify(sigma="-1e-3"), "SIGMA must be positive"),
+    (certify(sigma="nan"), "SIGMA must be positive"),
     (certify(sigma="much"), "'much' is not a valid float"),
     (certify("--radii", "0,x"), "numbers separated by commas"),
-    (certify("--radii", "-1"), "must be non-negative and finite, got -1"),
+    (certify("--radii", "-1"), "--radii must be"),
     (certify("--radii", "0", "--target-radius", "1"), "exclude each other"),
     (certify("--method", "best"), "'best' is not one of"),
     (certify("--dtype", "int8"), "'int8' is not one of"),
@@ -112,7 +112,7 @@ MISTAKES = [
     (certify(out="/proc/out.tsv"), "/proc/out.tsv"),
     (certify("--overwrite", out="folder"), "folder"),
     (["predict", DATA, MODEL, "0.5", "p.tsv", "--N", "0"], "--N must be at least 1, got 0"),
-    (["predict", DATA, MODEL, "-1", "p.tsv"], "SIGMA must be positive and finite, got -1.0"),
+    (["predict", DATA, MODEL, "-1", "p.tsv"], "SIGMA must be positive"),
     *(
         ([*command, path, *more], words)
         for path, words in (

@@ -276,3 +276,8 @@ def test_published_logs_are_read_whole():
         "smoothadv_cifar10_resnet110_sigma_1.00.tsv": 500,
     }
     assert set(logs["smoothadv_cifar10_resnet110_sigma_1.00.tsv"].radius_step) == {1e-4}
+
+
+def test_an_error_of_reading_names_the_file():
+    with pytest.raises(OSError, match="/proc/self/mem"):
+        read_log("/proc/self/mem")

@@ -1,0 +1,58 @@
+"""doctor: what works, what is absent, and the line that mends it."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from tcertify.cli import doctor
+from tcertify.cli.main import main
+
+
+def found(monkeypatch=None):
+    result = CliRunner().invoke(main, ["doctor", "--json"])
+    findings = json.loads(result.stdout)["findings"]
+    return result.exit_code, {finding["thing"]: finding for finding in findings}
+
+
+def test_this_machine_counts_votes():
+    status, things = found()
+    assert things["cpu"]["state"] == "works"
+    assert things["torch"]["state"] == "works"
+    assert status == int(any(thing["state"] == "broken" for thing in things.values()))
+    text = CliRunner().invoke(main, ["doctor"]).stdout
+    assert all(name in text for name in things)
+
+
+def test_a_missing_compiler_is_named_with_the_line_that_brings_it(monkeypatch):
+    class DynamicLibNotFoundError(Exception):
+        """What the finder of NVRTC raises: a class of its own."""
+
+    def missing():
+        raise DynamicLibNotFoundError("no nvrtc")
+
+    monkeypatch.setattr("tcertify_kernels.compiling.compile_counting", missing)
+    _, things = found()
+    assert things["cuda kernels"]["state"] in ("absent", "broken")
+    assert things["cuda kernels"]["mend"].startswith("for a GPU: pip install")
+
+
+def test_kernels_that_count_wrongly_are_broken(monkeypatch):
+    monkeypatch.setattr("tcertify_kernels.count_votes", lambda counts, logits, slot: counts)
+    status, things = found()
+    assert status == 1
+    assert things["cpu"]["state"] == "broken"
+    assert "[[0, 0, 0]]" in things["cpu"]["found"]
+
+
+def test_an_extra_that_is_not_installed_comes_with_its_line(monkeypatch):
+    monkeypatch.setattr(doctor, "find_spec", lambda module: None)
+    _, things = found()
+    assert things["[plots]"]["state"] == "absent"
+    assert 'pip install "tcertify[plots]"' in things["[plots]"]["mend"]
+
+
+@pytest.mark.parametrize(("folder", "state"), [("", "works"), ("/proc/nowhere", "absent")])
+def test_the_cache_is_writable_or_the_mend_is_said(monkeypatch, tmp_path, folder, state):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", folder or str(tmp_path / "new"))
+    assert doctor._cache().state == state

@@ -1,0 +1,22 @@
+"""Options that commands share."""
+
+import click
+import pytest
+
+from tcertify.certificates import METHODS
+from tcertify.cli import options
+
+
+def test_the_methods_are_those_that_certify():
+    assert options.METHODS == METHODS
+
+
+def test_radii_are_numbers_between_commas():
+    assert options.Radii().convert("0, 0.5,1e0", None, None) == [0.0, 0.5, 1.0]
+    with pytest.raises(click.BadParameter, match="separated by commas"):
+        options.Radii().convert("0;1", None, None)
+
+
+def test_data_options_load_a_data_set():
+    wanted = options.DataOptions("tests.tiny:images", "test", None, None, None)
+    assert len(wanted.load()) == 12
