@@ -14,7 +14,6 @@ from tcertify.classifiers.execution import (
     DTYPES,
     BaseClassifier,
     Execution,
-    describe_precision,
     evaluating,
     float32_precision,
     floating_dtypes,
@@ -109,11 +108,6 @@ class Classifier:
     def fixed_shape(self) -> bool:
         """Whether all batches should have one shape, as CUDA graphs and compiled code need."""
         return self.device.type == "cuda" or self.execution.compile
-
-    @property
-    def float32_precision(self) -> str:
-        """In which precision float32 is multiplied, as torch is set now where `tf32` is None."""
-        return describe_precision(self.execution.tf32, self.device)
 
     @contextmanager
     def running(self) -> Iterator[None]:

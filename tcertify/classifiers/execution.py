@@ -143,21 +143,6 @@ def float32_precision(tf32: bool | None) -> Iterator[None]:
         _PRECISION.release("tf32")
 
 
-def describe_precision(tf32: bool | None, device: torch.device) -> str:
-    """Return in which precision float32 is multiplied on a device, for a run's record."""
-    if tf32 is not None:
-        return "tf32" if tf32 else "ieee"
-    backends: Any = torch.backends
-    if device.type != "cuda":
-        return _named(backends.mkldnn.matmul)
-    products, convolutions = _named(backends.cuda.matmul), _named(backends.cudnn.conv)
-    return f"{products} in matrix products, {convolutions} in convolutions"
-
-
-def _named(backend: Any) -> str:
-    return str(backend.fp32_precision).replace("none", "ieee")
-
-
 def _allow_tf32(tf32: bool | None) -> Callable[[], None]:
     if tf32 is None:
         return lambda: None

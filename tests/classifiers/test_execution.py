@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tcertify import SmoothedClassifier
-from tcertify.classifiers import Classifier, Execution
+from tcertify.classifiers import Execution
 from tcertify.classifiers.execution import evaluating, float32_precision
 
 GETTERS = (
@@ -61,12 +61,6 @@ def test_two_settings_of_tf32_do_not_run_at_the_same_time():
             pass
     with float32_precision(False):
         assert not torch.backends.cudnn.allow_tf32
-
-
-def test_the_precision_of_float32_is_told_for_the_record():
-    told = Classifier(nn.Flatten(), 3).float32_precision
-    assert told == torch.backends.mkldnn.matmul.fp32_precision.replace("none", "ieee")
-    assert Classifier(nn.Flatten(), 3, execution=Execution(tf32=True)).float32_precision == "tf32"
 
 
 def test_a_module_stays_in_eval_mode_until_the_last_thread_has_left_it():
