@@ -101,7 +101,7 @@ def certify_counts(
         Failure probability in (0, 1), one-sided, per input.
     method : {"joint", "t-certify", "certify"}
         ``"joint"`` bounds ``Phi^-1(p_A) - Phi^-1(p_B)`` by one exact test at the whole of `alpha`
-        and certifies below p_A = 0.5 too (docs/statistics.md). ``"t-certify"`` splits `alpha`
+        and certifies below p_A = 0.5 too (docs/joint.md). ``"t-certify"`` splits `alpha`
         between p_A and p_B and takes the best split of `grid` (Feng et al. 2020, Algorithm 2); it
         is never below ``"certify"`` while 1 is in the grid. ``"certify"`` takes ``1 - p_A`` for
         p_B (Cohen et al. 2019).
@@ -195,7 +195,7 @@ class _Bounds(NamedTuple):
 
 
 def _joint(votes: Votes, sigma: float, alpha: float, _: Sequence[float]) -> _Bounds:
-    """The whole of alpha on Phi^-1(p_A) - Phi^-1(p_B): docs/statistics.md."""
+    """The whole of alpha on Phi^-1(p_A) - Phi^-1(p_B): docs/joint.md."""
     t = joint.lower(votes.k_a, votes.k_b, votes.n, np.broadcast_to(alpha, votes.n.shape))
     k_a, k_b, n, level = _floats(votes.k_a, votes.k_b, votes.n, alpha)
     p_a = clopper_pearson.lower(k_a, n, level)

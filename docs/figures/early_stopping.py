@@ -2,11 +2,13 @@
 
     python docs/figures/early_stopping.py FOLDER_WITH_LOGS
 
-prints a table and draws docs/figures/early_stopping.png. A log says which radius CERTIFY gave each
-image, and so which count it had: p_A is drawn from the posterior of that count. The log does not
-say who the runner-up was. Two cases are shown: the worst one, in which one rival has all that A
-has not (p_B = 1 - p_A), and a plausible one, p_B = 0.6 (1 - p_A). An abstention hides its count;
-its p_A is drawn between 0.3 and 0.5. All draws have fixed seeds.
+prints a table, then what may not be read from a run that stopped early (average certified radius
+and abstentions beside those of the full run), and draws docs/figures/early_stopping.png. A log
+says which radius CERTIFY gave each image, and so which count it had: p_A is drawn from the
+posterior of that count. The log does not say who the runner-up was. Two cases are shown: the worst
+one, in which one rival has all that A has not (p_B = 1 - p_A), and a plausible one, p_B = 0.6 (1 -
+p_A). An abstention hides its count; its p_A is drawn between 0.3 and 0.5. All draws have fixed
+seeds.
 """
 
 import sys
@@ -91,7 +93,7 @@ def main(folder):
     """Print the table and draw the picture."""
     print("| log | grid | p_B | " + " | ".join(label for label, *_ in CASES) + " |")
     print("|---|---|---|" + "---|" * len(CASES))
-    bars = {}
+    bars, unread = {}, []
     for file in sorted(Path(folder).glob("*.tsv")):
         sigma = float(file.stem.rpartition("_")[2])
         p_a, correct = images_of(read_log(file), sigma)
@@ -118,6 +120,9 @@ def main(folder):
                     changed = cells(radius, radii) != cells(full[method], radii)
                     fewer, per_500 = N / used.mean(), 500 * (changed & wanted).mean()
                     row.append(f"{used.mean():,.0f} ({fewer:.1f} x, {per_500:.1f})")
+                    if label == "joint":
+                        name = f"{file.stem.split('_')[0]}, {share:g} (1 - p_A), grid {step:g}"
+                        unread.append((name, correct, radius, full[method]))
                     if step == 0.25 and share < 1:
                         bars.setdefault(label, {})[file.stem.split("_")[0]] = fewer
                 print(
@@ -125,6 +130,12 @@ def main(folder):
                     f"| {share:g} (1 - p_A) | " + " | ".join(row) + " |",
                     flush=True,
                 )
+    print("\n| log, p_B, grid | ACR, full | ACR, stopped | abstained, full | abstained, stopped |")
+    print("|---|---|---|---|---|")
+    for name, right, early, whole in unread:
+        acr = ((radius * right).mean() for radius in (whole, early))
+        shown = *acr, (whole == 0).mean(), (early == 0).mean()
+        print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in shown) + " |")
     draw(bars)
 
 

@@ -1,7 +1,7 @@
 """The compiled half of the joint bound: ordering, rejection probability, branch and bound.
 
 Everything here assumes arguments that `joint_lower` has checked. The mathematics, with proofs, is
-in docs/statistics.md; the names below are those of that text.
+in docs/joint.md; the names below are those of that text.
 """
 
 from __future__ import annotations
@@ -315,7 +315,9 @@ def _nudge(x: float) -> float:
 def _at(region: Region, z_a: float, z_c: float) -> float:
     """An upper bound of the region's probability at p_A = Phi(z_a), p_c = Phi(z_c).
 
-    q and r are moved down by more than their error: the probability falls in both.
+    q and r are moved down by more than their error: the probability falls in both. Of what r is
+    moved by, the first part makes up for the smaller q it was divided by; the second alone covers
+    its error, since |z_c| >= z_A where p_A + p_c <= 1.
     """
     q = _cdf(-z_a) * (1.0 - _nudge(z_a))
     r = 0.0
@@ -500,7 +502,9 @@ def _invert(k_a: int, k_b: int, n: int, alpha: float, z: float) -> float:
         scale = max(_rank(k_a, k_b, n, 0.0) - _rank(k_a, k_b, n, 1.0), 1e-12)
         rank -= 1e-11 * (1.0 + abs(rank))
     region = (_columns(rank, n, z, first, last), first, n, x)
-    level = alpha * (1.0 - BETA) * (1.0 - 1e-9)
+    # The monotone bound may leave out columns on both sides and before `first`: three tails, of
+    # which `_probability` adds two. The third is paid here, and with it the rounding of `level`.
+    level = alpha * (1.0 - BETA) * (1.0 - 2.0 * LEFT_OUT)
     goal = _quantile(level * math.exp(-1.5 * TOLERANCE))
     t, slope = _approximate(region, low, high, goal, guess, scale)
     # The rigorous pass; where it meets more than the coarse one saw, a smaller t. No plausible

@@ -11,7 +11,7 @@ from scipy.special import ndtri
 
 from tcertify._checks import check_alphas, check_broadcast, check_whole_array
 
-#: The work grows as the square root of n; above this, so would the memory beyond reason.
+#: Above this the memory, which grows as the square root of n, would be beyond reason.
 MAX_SAMPLES = 10**12
 _CHUNK = 8
 
@@ -33,7 +33,8 @@ def joint_lower(
     k_b : array_like of int
         The largest number of votes that one other class got; `k_a` + `k_b` is at most `n`.
     n : array_like of int
-        Samples, 1 to 10**12. The time of a bound grows as the square root of `n`.
+        Samples, 1 to 10**12. The time of a bound grows with the square root of `n` where a third
+        class has many votes, and nearly with `n` where none has: docs/joint.md.
     alpha : array_like of float
         Failure probability, in (0, 1).
 
@@ -41,7 +42,7 @@ def joint_lower(
     -------
     ndarray of float64
         The bound, of either sign, in the shape to which the arguments broadcast. It is -inf where
-        the counts support no bound, as at `k_a` = 0. It does not grow with `k_b`.
+        the counts support no bound, as at `k_a` = 0.
 
     Raises
     ------
@@ -56,7 +57,11 @@ def joint_lower(
     confidence interval that costs 1e-4 of `alpha` (Berger and Boos 1994). The supremum is bounded
     by branch and bound; what truncation leaves out and the rounding errors are added to the
     probability. So the result never lies above the exact bound of this ordering, and it lies below
-    it by about a thousandth of a standard error. docs/statistics.md has the proof.
+    it by about a thousandth of a standard error. docs/joint.md has the proof.
+
+    The exact bound falls with `k_b`, and what is computed does up to the tolerance of the search.
+    Neither grows with `k_a` at every step: 131 votes beside 2, of 200 at alpha = 0.001, give
+    1.866, and 130 give 1.878. Both bounds hold; no proof here asks for more.
 
     Equal rows are computed once, and different ones in parallel. The first call compiles the
     numerical kernel, or loads it from the cache.
