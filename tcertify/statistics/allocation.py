@@ -92,13 +92,14 @@ def plan_samples(
     rows = np.arange(len(gap))
 
     def at_price(log_price: float) -> NDArray[np.intp]:
-        return np.argmax(gap - np.exp(log_price) * n, axis=1)
+        size: NDArray[np.intp] = np.argmax(gap - np.exp(log_price) * n, axis=1)
+        return size
 
     def suffices(size: NDArray[np.intp]) -> bool:
         """Whether the samples are at least what is asked for: a price too low."""
         if budget is None:
-            return float(gap[rows, size].sum()) >= enough
-        return int(n[size].sum()) > budget
+            return bool(gap[rows, size].sum() >= enough)
+        return bool(n[size].sum() > budget)
 
     low, high = -60.0, 10.0  # logs of a price at which all, or no, samples are worth it
     for _ in range(_HALVINGS):
@@ -116,7 +117,8 @@ def plan_samples(
 
 def _running(before: NDArray[Any], after: NDArray[Any]) -> NDArray[Any]:
     """The sum of `before`, and that sum when its first 1, 2, ... are those of `after`."""
-    return before.sum() + np.concatenate([[0], np.cumsum(after - before)])
+    running: NDArray[Any] = before.sum() + np.concatenate([[0], np.cumsum(after - before)])
+    return running
 
 
 def chance_per_sample(
