@@ -15,14 +15,14 @@ import numpy as np
 from tcertify.certificates import certify_votes
 from tcertify.logs.audit import smallest_counts
 from tcertify.logs.tsv import read_log
-from tcertify.statistics.allocation import chance_per_sample, is_near_full, next_target
-from tcertify.statistics.reserve import reserved, topped_up
-from tcertify.statistics.stopping import Progress, Schedule, approximate_lower, decide
+from tcertify.statistics.allocation import chance_per_sample, plan_samples
+from tcertify.statistics.reserve import topped_up
+from tcertify.statistics.stopping import Progress, Schedule, decide
 from tcertify.votes import Votes
 
 TABLE = Path(__file__).parent / "results/allocation.tsv"
 N, ALPHA, RIVAL, STEP, AT_ONCE = 100_000, 0.001, 0.6, 0.25, 16
-IMAGES = 500
+IMAGES, PILOT = 500, 100
 
 
 class Images:
@@ -42,7 +42,7 @@ class Images:
     def path(self, looks):
         """Votes (looks, images, 2) at these looks, of one stream whatever the looks."""
         rng, votes, seen, path = np.random.default_rng(2), 0, 0, []
-        for look in sorted({*looks, *Schedule.geometric(N, ALPHA).looks}):
+        for look in sorted({*looks, *Schedule.geometric(N, ALPHA).looks, 2 * N}):
             a = rng.binomial(look - seen, self.p_a)
             b = rng.binomial(look - seen - a, RIVAL)
             votes, seen = votes + np.stack([a, b], axis=1), look
@@ -65,34 +65,17 @@ def fixed(images, n, alpha=ALPHA):
     ).radius
 
 
-def near_full(images, loss, wanted):
-    """(samples, radius) of each image, stopped near the full radius or when certifying is out."""
-    schedule = Schedule.geometric(N, ALPHA)
-    path, size = images.path(schedule.looks), len(images.p_a)
-    used, radius = np.zeros(size), np.zeros(size)
-    rows, last = np.arange(size), len(schedule.looks) - 1
-    for index, look in enumerate(schedule.looks):
-        votes = votes_of(path[index][rows], look)
-        guess = (
-            images.sigma / 2 * approximate_lower(votes.k_a, votes.k_b, look, schedule.levels[index])
-        )
-        rule = {"schedule": schedule, "sigma": images.sigma, "loss": loss}
-        worth = is_near_full(votes, np.maximum(radius[rows], guess), **rule) | (index == last)
-        found = certify_votes(
-            votes[worth], sigma=images.sigma, alpha=schedule.levels[index], method="joint"
-        ).radius
-        radius[rows[worth]] = np.maximum(radius[rows[worth]], found)
-        out = decide(
-            votes.counts, 0, index, schedule=schedule, sigma=images.sigma, radii=[0.0],
-            invalid=votes.invalid, wanted=wanted[rows],
-            so_far=Progress(radius[rows], np.full(len(rows), -1), np.zeros(len(rows), bool)),
-        )  # fmt: skip
-        radius[rows] = out.radius
-        done = is_near_full(votes, radius[rows], **rule) | (out.done & (out.radius == 0))
-        done |= ~wanted[rows] | (index == last)
-        used[rows[done]] = look
-        rows = rows[~done]
-    return used, radius
+def planned(images, wanted=None, **goal):
+    """(samples, radius) of each image: one look, after as many samples as the pilot asks for."""
+    sizes = Schedule.geometric(N, ALPHA, first=1000).looks
+    rng = np.random.default_rng(3)
+    a = rng.binomial(PILOT, images.p_a)
+    pilot = votes_of(np.stack([a, rng.binomial(PILOT - a, RIVAL)], axis=1), PILOT)
+    wanted = True if wanted is None else wanted
+    used = plan_samples(pilot, sizes, alpha=ALPHA, wanted=wanted, **goal)
+    path = images.path(sizes)
+    votes = votes_of(path[np.searchsorted(sizes, used), np.arange(len(used))], used)
+    return used, certify_votes(votes, sigma=images.sigma, alpha=ALPHA, method="joint").radius
 
 
 def budgeted(images, budget):
@@ -107,7 +90,7 @@ def budgeted(images, budget):
         cost = np.cumsum(looks[at[rows] + 1] - np.where(at[rows] >= 0, looks[at[rows]], 0))
         rows = rows[cost <= left]
         if not len(rows):
-            return np.where(at >= 0, looks[at], 0), radius
+            return looks[at], np.maximum(radius, at_their_look(images, path, schedule, at))
         left -= cost[len(rows) - 1]
         at[rows] += 1
         votes = votes_of(path[at[rows], rows], looks[at[rows]])
@@ -123,11 +106,23 @@ def budgeted(images, budget):
             chance_per_sample(
                 votes,
                 at[rows],
-                next_target(out.radius, images.radii),
+                images.radii,
                 schedule=schedule,
                 sigma=images.sigma,
             ),
         )
+
+
+def at_their_look(images, path, schedule, at):
+    """Radii of all votes that each image has, at the level of the look it is at."""
+    radius = np.zeros(len(at))
+    for look in np.unique(at):
+        rows = np.flatnonzero(at == look)
+        votes = votes_of(path[look][rows], schedule.looks[look])
+        radius[rows] = certify_votes(
+            votes, sigma=images.sigma, alpha=schedule.levels[look], method="joint"
+        ).radius
+    return radius
 
 
 def cells(images, radius):
@@ -145,28 +140,33 @@ def summary(images, radius, full):
 def rows_of(images, name):
     """Rows of the table for one log."""
     full = fixed(images, N)
-    everything = np.ones(len(full), dtype=bool)
-    for loss in (0.02, 0.05, 0.1):
-        for label, wanted in (("all", everything), ("right answers", images.correct)):
-            used, radius = near_full(images, loss, wanted)
-            yield (
-                name,
-                f"radius loss {loss:g}, {label}",
-                used.mean(),
-                *summary(images, radius, full),
-            )
-            if loss == 0.05 and label == "all":
-                n = round(used.mean())
-                yield name, "fixed n of that cost", n, *summary(images, fixed(images, n), full)
-    for mean in (1_000, 3_000, 10_000):
-        used, radius = budgeted(images, mean * len(full))
-        yield name, f"budget {mean:,} an image", used.mean(), *summary(images, radius, full)
-        yield name, "fixed n of that cost", mean, *summary(images, fixed(images, mean), full)
-    keep = reserved(N, ALPHA, 0.5)
-    yield name, "full run at half of alpha", N, *summary(images, fixed(images, N, ALPHA / 2), full)
-    top = topped_up(Schedule.single(N, ALPHA / 2), 2 * N, alpha=ALPHA).levels[-1]
-    assert keep.alpha == ALPHA / 2
-    yield name, "topped up to 2 n", 2 * N, *summary(images, fixed(images, 2 * N, top), full)
+
+    def row(rule, used, radius):
+        return name, rule, np.mean(used), *summary(images, radius, full)
+
+    for loss in (0.02, 0.05):
+        used, radius = planned(images, radius_loss=loss)
+        yield row(f"radius loss {loss:g}", used, radius)
+        n = round(used.mean())
+        yield row("fixed n of that cost", n, fixed(images, n))
+        yield row(
+            f"radius loss {loss:g}, right answers",
+            *planned(images, images.correct, radius_loss=loss),
+        )
+    for mean in (3_000, 10_000):
+        yield row(f"plan of {mean:,} per image", *planned(images, budget=mean * len(full)))
+        yield row(f"cells, {mean:,} per image", *budgeted(images, mean * len(full)))
+        yield row("fixed n of that cost", mean, fixed(images, mean))
+    yield row("n at half of alpha", N, fixed(images, N, ALPHA / 2))
+    base = Schedule.single(N, ALPHA / 2)
+    yield row(
+        "topped up to 2 n",
+        2 * N,
+        np.maximum(
+            fixed(images, N, ALPHA / 2),
+            fixed(images, 2 * N, topped_up(base, 2 * N, alpha=ALPHA).levels[-1]),
+        ),
+    )
 
 
 def main(folder):

@@ -1,4 +1,5 @@
 import re
+from fractions import Fraction
 
 import mpmath
 import numpy as np
@@ -8,7 +9,14 @@ from hypothesis import strategies as st
 from scipy.special import ndtri
 
 from tcertify.bounds import clopper_pearson_lower, clopper_pearson_lower_complement
-from tcertify.radius import l2_radius_lower, normal_quantile_lower, normal_quantile_upper
+from tcertify.radius import (
+    l2_radius_lower,
+    largest_integer_change,
+    normal_quantile_lower,
+    normal_quantile_upper,
+    radius_in_norm,
+    vote_share_lower,
+)
 from tests.intervals import normal_quantile
 
 RNG = np.random.default_rng(3)
@@ -102,3 +110,81 @@ def test_a_complement_of_zero_is_refused():
 def test_no_votes_give_no_radius():
     assert l2_radius_lower(0.0, 0.3, 1.0) == -np.inf
     assert l2_radius_lower(0.0, 1.0, 1.0, q_a_upper=1.0) == -np.inf
+
+
+# --- what a radius says elsewhere -------------------------------------------------------------
+
+
+@given(
+    r=st.floats(0, 1e3),
+    norm=st.sampled_from([1, 1.5, 2, 2.5, 4, np.inf]),
+    size=st.integers(1, 10**6),
+)
+def test_a_radius_in_another_norm_is_rounded_down_from_the_exact_one(r, norm, size):
+    found = radius_in_norm(r, norm, size)
+    with mpmath.workdps(40):
+        power = mpmath.mpf(0) if norm == np.inf else 1 / mpmath.mpf(norm)
+        exact = mpmath.mpf(r) * mpmath.mpf(size) ** min(0, power - mpmath.mpf(1) / 2)
+        assert exact * (1 - mpmath.mpf(1e-14)) <= found <= exact
+
+
+@pytest.mark.parametrize("norm", [1.0, 1.5, 2.0, 3.0, np.inf])
+def test_the_ball_of_a_norm_touches_the_l2_ball_from_inside(norm):
+    spread, single = np.ones(8), np.eye(8)[0]
+    points = [x / np.linalg.norm(x, norm) for x in (spread, single)]
+    lengths = [float(np.linalg.norm(x)) * radius_in_norm(1.0, norm, 8) for x in points]
+    assert max(lengths) == pytest.approx(1, rel=1e-13)
+    assert max(lengths) <= 1 + 1e-15
+
+
+@given(p=st.floats(1e-300, 1 - 2**-53), distance=st.floats(0, 20), sigma=st.floats(0.01, 10))
+def test_the_floor_of_the_vote_share_is_rounded_down_from_the_exact_one(p, distance, sigma):
+    found = float(vote_share_lower(p, distance, sigma))
+    with mpmath.workdps(60):
+        z = normal_quantile(p, ndtri(p)) - mpmath.mpf(distance) / mpmath.mpf(sigma)
+        exact = mpmath.ncdf(z)
+        assert found <= exact
+        assert found >= exact * (1 - 1e-13 * (2 + z**2)) - 1e-300
+
+
+def test_the_vote_share_falls_to_one_half_at_the_radius_of_a_majority():
+    radius = l2_radius_lower(0.9, 0.1, 0.5)
+    assert vote_share_lower(0.9, radius, 0.5) == pytest.approx(0.5, abs=1e-12)
+    assert vote_share_lower(0.0, 1.0, 0.5) == 0
+
+
+@given(numerator=st.integers(0, 10**6), levels=st.integers(1, 65535))
+def test_the_largest_integer_change_is_the_last_one_inside_the_radius(numerator, levels):
+    r = numerator / 10**6
+    change = int(largest_integer_change(r, levels))
+    square = (Fraction(r) * levels) ** 2
+    assert change < square or change == -1
+    assert change + 1 >= square
+    assert (change == -1) == (r == 0)
+
+
+def test_a_change_exactly_at_the_radius_is_not_covered():
+    assert largest_integer_change([0.5, np.nextafter(0.5, 1)], 2).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        (radius_in_norm, (-1.0, 2, 4), "`radius` must be at least 0 and finite, got -1.0."),
+        (radius_in_norm, (1.0, 0.5, 4), "`norm` must be at least 1, got 0.5."),
+        (radius_in_norm, (1.0, np.nan, 4), "`norm` must be at least 1, got nan."),
+        (radius_in_norm, (1.0, 2, 0), "`size` must be at least 1, got 0."),
+        (vote_share_lower, (1.5, 1.0, 1.0), "`p_a_lower` must be in [0, 1], got 1.5."),
+        (vote_share_lower, (0.5, -1.0, 1.0), "`distance` must be at least 0 and finite, got -1.0."),
+        (vote_share_lower, (0.5, 1.0, 0.0), "`sigma` must be positive and finite, got 0.0."),
+        (largest_integer_change, (0.5, 0), "`levels` must be at least 1, got 0."),
+        (
+            largest_integer_change,
+            (1e9, 255),
+            "`radius` times `levels` must be at most 2^31, got 255000000000.0.",
+        ),
+    ],
+)
+def test_bad_arguments_elsewhere_are_named(function, arguments, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        function(*arguments)

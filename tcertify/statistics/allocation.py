@@ -9,6 +9,8 @@ may look at all images; they only guess what further samples would bring.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
@@ -82,37 +84,52 @@ def plan_samples(
     alpha = check_alpha("alpha", alpha)
     if (radius_loss is None) == (budget is None):
         raise ValueError("`radius_loss` or `budget` must be given, and not both.")
-    gap = _expected_gaps(selection, n, alpha) * np.asarray(wanted)[..., None]
-    rows = np.arange(len(gap))
-
-    def chosen(log_price: float) -> NDArray[np.intp]:
-        return np.argmax(gap - np.exp(log_price) * n, axis=1)
-
-    def is_cheap_enough(sizes_of: NDArray[np.intp]) -> bool:
-        """Whether the price may rise: the radius still suffices, or the budget is exceeded."""
-        if budget is not None:
-            return int(n[sizes_of].sum()) > budget
-        return float(gap[rows, sizes_of].sum()) >= (1 - loss) * float(gap[:, -1].sum())
-
     loss = _checked_loss(radius_loss)
     if budget is not None:
-        check_budget(budget, len(gap), int(n[0]))
+        check_budget(budget, len(selection), int(n[0]))
+    gap = _expected_gaps(selection, n, alpha) * np.asarray(wanted)[..., None]
+    enough = (1 - loss) * gap[:, -1].sum()
+    rows = np.arange(len(gap))
+
+    def at_price(log_price: float) -> NDArray[np.intp]:
+        size: NDArray[np.intp] = np.argmax(gap - np.exp(log_price) * n, axis=1)
+        return size
+
+    def suffices(size: NDArray[np.intp]) -> bool:
+        """Whether the samples are at least what is asked for: a price too low."""
+        if budget is None:
+            return bool(gap[rows, size].sum() >= enough)
+        return bool(n[size].sum() > budget)
+
     low, high = -60.0, 10.0  # logs of a price at which all, or no, samples are worth it
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if is_cheap_enough(chosen(middle)) else (low, middle)
-    planned: NDArray[np.int64] = n[chosen(high if budget is not None else low)]
+        low, high = (middle, high) if suffices(at_price(middle)) else (low, middle)
+    few, many = at_price(high), at_price(low)
+    # Images of like votes change their size at one price: only so many of them as are needed.
+    if budget is None:
+        first = np.argmax(_running(gap[rows, few], gap[rows, many]) >= enough)
+    else:
+        first = np.searchsorted(_running(n[few], n[many]), budget, side="right") - 1
+    planned: NDArray[np.int64] = n[np.where(rows < first, many, few)]
     return planned
 
 
-def chance_per_sample(
-    votes: Votes, look: ArrayLike, target: ArrayLike, *, schedule: Schedule, sigma: float
-) -> Floats:
-    """The best chance per sample that further looks bring an image to its target; a guess.
+def _running(before: NDArray[Any], after: NDArray[Any]) -> NDArray[Any]:
+    """The sum of `before`, and that sum when its first 1, 2, ... are those of `after`."""
+    running: NDArray[Any] = before.sum() + np.concatenate([[0], np.cumsum(after - before)])
+    return running
 
-    For every look to come: the probability that the certificate there reaches the target, by the
-    normal spread of the votes to come, over the samples up to it. The largest of these ranks the
-    images when a budget is spent: the next samples go to the image of the largest.
+
+def chance_per_sample(
+    votes: Votes, look: ArrayLike, radii: ArrayLike, *, schedule: Schedule, sigma: float
+) -> Floats:
+    """The best chance per sample that further looks lift an image to its next cell; a guess.
+
+    The next cell begins at the smallest radius that a certificate of the present look would miss.
+    For every look to come: the probability that the certificate there reaches it, by the normal
+    spread of the votes to come, over the samples up to it. The largest of these ranks the images
+    when a budget is spent: the next samples go to the image of the largest.
 
     Parameters
     ----------
@@ -120,36 +137,36 @@ def chance_per_sample(
         All votes of each image so far.
     look : whole number or array of them, shape (S,)
         The look that each image is at.
-    target : array of float, shape (S,)
-        The next radius to reach; infinity where there is none.
+    radii : sequence of float
+        Radii at which certified accuracy will be read, increasing.
     schedule : Schedule
     sigma : float
 
     Returns
     -------
     array of float64, shape (S,)
-        0 at the last look, and where there is no target.
+        0 at the last look, and beyond the largest radius.
     """
     n, levels = np.asarray(schedule.looks, dtype=np.float64), np.asarray(schedule.levels)
     at = np.broadcast_to(np.asarray(look), votes.top.shape)
+    here = approximate_lower(votes.k_a, votes.k_b, votes.n, levels[at])
+    target = 2 / sigma * _next_target(sigma / 2 * here, np.asarray(radii, dtype=np.float64))
     seen = votes.n[:, None]
     to_come = np.maximum(n - seen, 1)
     expected = approximate_lower(
         votes.k_a[:, None] * (n / seen), votes.k_b[:, None] * (n / seen), n, levels
     )
     spread = _deviation(votes.k_a, votes.k_b, votes.n)[:, None] * np.sqrt(to_come / (n * seen))
-    missing = 2 / sigma * np.asarray(target, dtype=np.float64)[:, None] - expected
-    chance = np.where(np.arange(len(n)) > at[:, None], ndtr(-missing / spread), 0.0)
-    best: Floats = (chance / to_come).max(-1)
+    chance = ndtr((expected - target[:, None]) / spread)
+    best: Floats = np.where(np.arange(len(n)) > at[:, None], chance / to_come, 0.0).max(-1)
     return best
 
 
-def next_target(radius: ArrayLike, radii: ArrayLike) -> Floats:
+def _next_target(radius: Floats, radii: Floats) -> Floats:
     """The smallest of increasing `radii` that each radius misses; infinity where there is none."""
-    best, targets = np.asarray(radius, dtype=np.float64), np.asarray(radii, dtype=np.float64)
-    reached = np.where(best > 0, np.searchsorted(targets, best, side="right"), 0)
-    following: Floats = np.append(targets, np.inf)[reached]
-    return following
+    reached = np.where(radius > 0, np.searchsorted(radii, radius, side="right"), 0)
+    target: Floats = np.append(radii, np.inf)[reached]
+    return target
 
 
 def check_budget(budget: int, images: int, first: int) -> int:

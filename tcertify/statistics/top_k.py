@@ -163,9 +163,11 @@ def _extra(middle: Floats, log_size: Floats) -> Floats:
         excess = log_ndtr(middle + d) - log_ndtr(middle - d) - log_size
         step = excess / (_hazard(middle + d) + _hazard(middle - d))
         d = np.maximum(d - step, 0.0)
-        if (np.abs(step) <= _ROUNDING / 16 * (1 + d)).all():
+        found = np.abs(step) <= _ROUNDING / 16 * (1 + d)
+        if found.all():
             break
-    return d
+    settled: Floats = np.where(found, d, 0.0)  # 0 is below the root
+    return settled
 
 
 def _hazard(z: Floats) -> Floats:
