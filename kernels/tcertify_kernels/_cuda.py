@@ -66,6 +66,4 @@ def _with_headers(name: str, seen: set[str]) -> str:
         return ""
     seen.add(name)
     text = files("tcertify_kernels").joinpath(name).read_text().replace("#pragma once\n", "")
-    return re.sub(
-        r'#include "(\w+\.cuh)"\n', lambda header: _with_headers(header[1], seen), text
-    )
+    return re.sub(r'#include "(\w+\.cuh)"\n', lambda header: _with_headers(header[1], seen), text)

@@ -1,4 +1,4 @@
-"""The numba twin of noise.cu and integer_noise.cu: the same counters, the same operations, the same bits.
+"""The numba twins of noise.cu and integer_noise.cu: the same counters, operations and bits.
 
 Numba widens 32-bit integer arithmetic to 64 bits, which would stop the loops from vectorising, so
 the operations on one 32-bit lane are written as intrinsics, each beside a plain Python form that
@@ -546,7 +546,7 @@ def _guided(word: Any, entry: Any) -> Any:
 
 
 @njit(nogil=True)
-def _round_normals(words: Any, found: Any, count: int, z: Any) -> bool:
+def _round_normals(words: Any, found: Any, count: int, z: Any) -> Any:
     """Turn `count` blocks of words into 4 * count whole numbers; whether all are decided."""
     use_full_width()
     signs, least = np.uint32(0), _LOW_HALF
@@ -577,9 +577,7 @@ def _decide(
     """Draw again from 64 bits; a row where they tie with a threshold is invalid."""
     for i in range(count):
         for part in range(min(4, size - 4 * block)):
-            word = np.uint64(words[i + part * CHUNK]) << _32 | np.uint64(
-                further[i + part * CHUNK]
-            )
+            word = np.uint64(words[i + part * CHUNK]) << _32 | np.uint64(further[i + part * CHUNK])
             upper = word >> _63 != 0
             word = ~word if upper else word
             passed = np.searchsorted(thresholds, word, side="right")

@@ -40,7 +40,7 @@ def add_integer_noise(
     stream: int,
     backend: str | None = None,
 ) -> torch.Tensor:
-    """Write ``out[b] = clamp(k + z, V - K, K) / V``, return `out`: k is ``x[slot[b]]`` in whole grey
+    """Write ``out[b] = clamp(k + z, V - K, K) / V``, return `out`: k is ``x[slot[b]]`` in grey
     levels, V is `levels`, K = V + ceil(9 s), s = sigma V, and every element of z is a Gaussian of
     standard deviation s, rounded to the nearest whole number, drawn without any error from
     independent uniform bits. So ``out[b]`` is a function of k + N alone, N a real Gaussian.
@@ -244,7 +244,9 @@ def guide_of(thresholds: NDArray[np.uint64]) -> NDArray[np.uint32]:
     cells = np.arange(twin.GUIDE_SIZE) + int(twin.GUIDE_FIRST)
     passed = np.searchsorted(places, cells << shift)
     inside = np.searchsorted(places, cells + 1 << shift) - passed
-    only = np.where(inside == 1, places[np.minimum(passed, reach - 1)] - (cells << shift), 1 << shift)
+    only = np.where(
+        inside == 1, places[np.minimum(passed, reach - 1)] - (cells << shift), 1 << shift
+    )
     entry = (reach - passed << 16) + only
     entry[(inside > 1) | (cells == cells[0])] = 1 << 31 | 1 << shift
     return (entry + (cells << shift) & 0xFFFFFFFF).astype(np.uint32)
@@ -265,9 +267,7 @@ def _check_levels(levels: Any) -> int:
     except TypeError:
         whole = 0
     if isinstance(levels, bool) or not 1 <= whole <= MAX_REACH:
-        raise ValueError(
-            f"`levels` must be a whole number from 1 to {MAX_REACH}, got {levels!r}."
-        )
+        raise ValueError(f"`levels` must be a whole number from 1 to {MAX_REACH}, got {levels!r}.")
     return whole
 
 

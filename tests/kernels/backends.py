@@ -5,7 +5,15 @@ import contextlib
 import pytest
 import torch
 
-from tcertify_kernels import _cuda, add_noise, count_votes, counting, noise
+from tcertify_kernels import (
+    _cuda,
+    add_integer_noise,
+    add_noise,
+    count_votes,
+    counting,
+    integer_noise,
+    noise,
+)
 from tests.kernels import on_cpu
 
 NUMBA = "numba"
@@ -17,17 +25,39 @@ BACKENDS = (
 )
 
 
-def noisy(backend, out, *arrays, mean=None, std=None, **numbers):
-    """`add_noise` on a backend: "shim" is the .cu file on the CPU, through its own launcher."""
+GAUSSIAN, INTEGER = "gaussian", "integer"
+KINDS = {GAUSSIAN: {}, INTEGER: {"levels": 255}}  # and what a kind takes beside sigma
+
+
+def noisy(backend, out, *arrays, kind=GAUSSIAN, **numbers):
+    """A batch of noisy images on a backend: "shim" is the .cu file on the CPU, through its own
+    launcher. No row of integer noise is invalid.
+    """
+    if kind == INTEGER:
+        out, invalid = integer_noisy(backend, out, *arrays, **KINDS[INTEGER] | numbers)
+        assert not invalid.any()
+        return out
     if backend == "cuda":
         moved = [array.cuda() for array in (out, *arrays)]
         sigma = numbers.pop("sigma")
         sigma = sigma.cuda() if isinstance(sigma, torch.Tensor) else sigma
-        mean, std = (None, None) if mean is None else (mean.cuda(), std.cuda())
-        return add_noise(*moved, sigma=sigma, mean=mean, std=std, **numbers).cpu()
+        return add_noise(*moved, sigma=sigma, **numbers).cpu()
     backend_argument = "torch" if backend == "torch" else None
     with _shimmed(backend, noise, "_fill_on_host", noise._fill_on_device):
-        return add_noise(out, *arrays, mean=mean, std=std, backend=backend_argument, **numbers)
+        return add_noise(out, *arrays, backend=backend_argument, **numbers)
+
+
+def integer_noisy(backend, out, *arrays, **numbers):
+    """`add_integer_noise` on a backend: the batch, and which of its rows are invalid."""
+    invalid = torch.ones(len(out), dtype=torch.bool)
+    if backend == "cuda":
+        moved = [array.cuda() for array in (out, invalid, *arrays)]
+        return add_integer_noise(*moved, **numbers).cpu(), moved[1].cpu()
+    backend_argument = "torch" if backend == "torch" else None
+    with _shimmed(backend, integer_noise, "_fill_on_host", integer_noise._fill_on_device):
+        return add_integer_noise(
+            out, invalid, *arrays, backend=backend_argument, **numbers
+        ), invalid
 
 
 def counted(backend, counts, logits, slot, limit=None):
