@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tcertify_kernels._cuda import source
 
-STEMS = ("noise", "counting")
+STEMS = ("noise", "integer_noise", "counting")
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 #: What CuPy hands to NVRTC when it compiles one of our kernels.
 OPTIONS = ("--std=c++17", "-ftz=true", "--device-as-default-execution-space")

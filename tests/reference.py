@@ -1,8 +1,10 @@
 """Slow, exact oracles: what the tests compare with. None of them uses the code it checks."""
 
 import math
+from fractions import Fraction
 from typing import NamedTuple
 
+import mpmath
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -33,9 +35,15 @@ def philox_words(counter: tuple[int, ...], key: tuple[int, int]) -> tuple[int, .
     return c0, c1, c2, c3
 
 
-def normal_of_words(radius: int, angle: int) -> tuple[float, float]:
+def normal_of_words(radius: int, angle: int, further: int = 0) -> tuple[float, float]:
     """Box-Muller in float64, from uniforms rounded to float32 as the kernels round them."""
-    u = float(np.float32(np.float32(radius) + np.float32(0.5))) / 2.0**32
+    if radius < 256:
+        u = (
+            float(np.float32(radius + float(np.float32(further) + np.float32(0.5)) / 2**32))
+            / 2.0**32
+        )
+    else:
+        u = float(np.float32(np.float32(radius) + np.float32(0.5))) / 2.0**32
     length = math.sqrt(-2 * math.log(u))
     quarter, signed = angle >> 30, ((angle << 2 & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
     x = float(np.float32(signed)) * 2.0**-31 * math.pi / 4
@@ -43,14 +51,43 @@ def normal_of_words(radius: int, angle: int) -> tuple[float, float]:
     return (length * sine, length * cosine) if quarter & 1 else (length * cosine, length * sine)
 
 
+def words_of_row(seed: int, image: int, sample: int, stream: int, size: int) -> list[int]:
+    """The random words of one sample of one image, a multiple of four."""
+    key, last = (seed & 0xFFFFFFFF, seed >> 32), sample >> 32 | stream << 24
+    counters = [(block, image, sample & 0xFFFFFFFF, last) for block in range(-(-size // 4))]
+    return [word for counter in counters for word in philox_words(counter, key)]
+
+
 def noise_row(seed: int, image: int, sample: int, stream: int, size: int) -> NDArray[np.float64]:
     """The standard normals of one sample of one image, element by element."""
-    row: list[float] = []
-    for block in range(-(-size // 4)):
-        counter = (block, image, sample & 0xFFFFFFFF, sample >> 32 | stream << 24)
-        words = philox_words(counter, (seed & 0xFFFFFFFF, seed >> 32))
-        row += [*normal_of_words(*words[:2]), *normal_of_words(*words[2:])]
-    return np.array(row[:size])
+    words = words_of_row(seed, image, sample, stream, size)
+    further = words_of_row(seed, image, sample, stream + 64, size)
+    pairs = zip(words[0::2], words[1::2], further[0::2], strict=True)
+    return np.array([z for pair in pairs for z in normal_of_words(*pair)][:size])
+
+
+def integer_noise_row(
+    seed: int, image: int, sample: int, stream: int, size: int, spread: Fraction
+) -> list[int]:
+    """Gaussians of standard deviation `spread` at uniforms of 64 bits, each rounded to the whole
+    number that is nearest all over the uniform's cell, in 60 digits.
+    """
+    words = words_of_row(seed, image, sample, stream + 128, size)
+    further = words_of_row(seed, image, sample, stream + 192, size)
+    row = []
+    with mpmath.workdps(60):
+        for high, low in zip(words[:size], further, strict=False):
+            ends = [mpmath.mpf((high << 32 | low) + end) / 2**64 for end in (0, 1)]
+            least, most = -10 * math.ceil(spread), 10 * math.ceil(spread)
+            while least < most:  # the smallest z with Phi((z + 1/2) / spread) above the uniform
+                z = (least + most) // 2
+                edge = mpmath.ncdf(
+                    mpmath.mpf(2 * z + 1) * spread.denominator / spread.numerator / 2
+                )
+                assert (ends[0] < edge) == (ends[1] < edge), "a tie"
+                least, most = (least, z) if ends[0] < edge else (z + 1, most)
+            row.append(least)
+    return row
 
 
 # --- the worst failure of a bound on t, over everything that three classes can be -------------

@@ -36,7 +36,7 @@ class Batch(NamedTuple):
         return len(self.out) * -(-self.x[0].numel() // 4)
 
     def check(self) -> None:
-        """Refuse wrong types, dtypes, devices, shapes and strides, and, on the CPU, wrong contents."""
+        """Refuse wrong types, dtypes, devices, shapes, strides and, on the CPU, contents."""
         import torch
 
         out, x = self.out, self.x

@@ -1,4 +1,4 @@
-"""The numba twin of noise.cu and integer_noise.cu: the same counters, the same operations, the same bits.
+"""The numba twins of noise.cu and integer_noise.cu: the same counters, operations and bits.
 
 Numba widens 32-bit integer arithmetic to 64 bits, which would stop the loops from vectorising, so
 the operations on one 32-bit lane are written as intrinsics, each beside a plain Python form that
@@ -548,7 +548,7 @@ def _guided(word: Any, entry: Any) -> Any:
 
 
 @njit(nogil=True)
-def _round_normals(words: Any, found: Any, count: int, z: Any) -> bool:
+def _round_normals(words: Any, found: Any, count: int, z: Any) -> Any:
     """Turn `count` blocks of words into 4 * count whole numbers; whether all are decided."""
     use_full_width()
     signs, least = np.uint32(0), _LOW_HALF

@@ -1,4 +1,5 @@
-"""The noise of noise.cu and integer_noise.cu by plain torch operations: the same bits, many times slower.
+"""The noise of noise.cu and integer_noise.cu by plain torch operations: the same bits, many times
+slower.
 
 Words of 32 bits live in int64 tensors, whose products wrap as the unsigned ones do. torch has no
 fused multiply-add that keeps its promise on every device: it is taken in float64, rounded to odd.

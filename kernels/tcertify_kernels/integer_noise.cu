@@ -25,7 +25,7 @@ struct Integer {
     float levels, inverse, rest;  // inverse + rest is 1 / levels, to 2^-48
 
     __device__ __forceinline__ Integer row(const Row& row, u32 index) const {
-        if (!row.good) invalid[index] = true;
+        if (!row.good && blockIdx.x == 0 && threadIdx.x == 0) invalid[index] = true;
         return {guide, thresholds, invalid + index, reach, levels, row.good ? inverse : nan(), rest};
     }
 

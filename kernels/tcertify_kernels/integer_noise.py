@@ -40,7 +40,7 @@ def add_integer_noise(
     stream: int,
     backend: str | None = None,
 ) -> torch.Tensor:
-    """Write ``out[b] = clamp(k + z, V - K, K) / V``, return `out`: k is ``x[slot[b]]`` in whole grey
+    """Write ``out[b] = clamp(k + z, V - K, K) / V``, return `out`: k is ``x[slot[b]]`` in grey
     levels, V is `levels`, K = V + ceil(9 s), s = sigma V, and every element of z is a Gaussian of
     standard deviation s, rounded to the nearest whole number, drawn without any error from
     independent uniform bits. So ``out[b]`` is a function of k + N alone, N a real Gaussian.

@@ -76,7 +76,7 @@ def add_noise(
     -----
     Philox4x32-10 with counter (block of four elements in C order, image, low word of the sample,
     stream and high bits of the sample) and the seed as its key, then Box-Muller on uniforms of 32
-    bits, and of 64 in the far tail. No normal exceeds 9.493 in size; ``docs/kernels.md`` states
+    bits, and of 64 in the far tail. No normal exceeds 9.4926 in size; ``docs/kernels.md`` states
     what that costs.
 
     Examples

@@ -12,3 +12,11 @@ _HEXADECIMAL = [
 KNOWN_ANSWERS = [
     tuple([int(word, 16) for word in text.split()] for text in known) for known in _HEXADECIMAL
 ]
+
+#: Samples of image 0 in stream 1 under seed 0, three blocks long: in each, one block has a radius
+#: word in the last cells.
+FAR_SAMPLES = [2_377_133, 10_450_332, 10_753_315]
+#: And samples of integer noise (sigma 0.25, 255 levels) with a word that the guide does not decide.
+UNDECIDED_SAMPLES = [50_570, 57_388, 127_181]
+#: SHA-256 of 24,576 normals, none of them from the last cells: as before 64 bits divided these.
+DIGEST = "51fea0907a84b687d0afa5b023aab07eeb047ee2255bdbbc975b7860dcc9b523"

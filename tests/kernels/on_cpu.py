@@ -41,7 +41,10 @@ _TYPES = {
     np.uint32: ctypes.c_uint32,
     np.float32: ctypes.c_float,
 }
-THREADS = 64  # a thread of the block is a pthread, and nothing depends on their number
+THREADS, INTEGER_BLOCK = (
+    64,
+    (16, 2),
+)  # a thread of the block is a pthread, and nothing depends on their number
 
 
 def check_launch(grid, block):
@@ -58,6 +61,9 @@ def launch(stem, name, device, grid, block, arguments):
     typed = [_TYPES[type(argument)](_plain(argument)) for argument in arguments]
     if stem == "noise":
         library().run_fill(kernel, *map(ctypes.c_uint32, (*grid, *block)), *typed)
+    elif stem == "integer_noise":
+        sizes = min(grid[0], 2), min(grid[1], 3), *INTEGER_BLOCK
+        library().run_integer(kernel, *map(ctypes.c_uint32, sizes), *typed)
     else:
         blocks = ctypes.c_uint32(min(grid[0], 3))
         library().run_count(kernel, blocks, ctypes.c_uint32(THREADS), *typed)

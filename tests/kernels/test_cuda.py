@@ -12,21 +12,25 @@ import pytest
 import torch
 
 from benchmarks import registers
-from tcertify_kernels import _cuda, add_noise, count_votes, counting, noise
-from tests.kernels.backends import counted, noisy
+from tcertify_kernels import (
+    _cuda,
+    add_integer_noise,
+    add_noise,
+    count_votes,
+    counting,
+    integer_noise,
+    noise,
+)
+from tests.kernels.backends import KINDS, counted, noisy
 from tests.kernels.on_ptx import needs_nvrtc
 
 LAYOUTS = ("contiguous", "channels_last", "colour")
 DTYPES = ("float32", "float16", "bfloat16")
-KERNELS = {
-    *(
-        f"{layout}_{dtype}{suffix}"
-        for layout in LAYOUTS
-        for dtype in DTYPES
-        for suffix in ("", "_normalised")
-    ),
-    *("few_32", "few_16", "many_32", "many_16"),
+NOISE = {
+    "noise": {f"{layout}_{dtype}" for layout in LAYOUTS for dtype in DTYPES},
+    "integer_noise": {f"integer_{layout}_{dtype}" for layout in LAYOUTS for dtype in DTYPES},
 }
+KERNELS = {*NOISE["noise"], *NOISE["integer_noise"], "few_32", "few_16", "many_32", "many_16"}
 resources = functools.cache(registers.resources)
 
 
@@ -48,38 +52,40 @@ def test_the_record_is_what_the_compiler_says():
 
 
 @needs_nvrtc
-def test_stores_are_of_16_bytes_and_no_operation_but_the_first_guess_of_a_root_is_approximate():
-    ptx = registers.compile_kernels("noise", "-arch=compute_80", method="ptx")[0]
+@pytest.mark.parametrize(
+    ("stem", "approximate"), [("noise", {"rsqrt.approx.ftz.f32"}), ("integer_noise", set())]
+)
+def test_stores_are_of_16_bytes_and_no_operation_but_the_first_guess_of_a_root_is_approximate(
+    stem, approximate
+):
+    ptx = registers.compile_kernels(stem, "-arch=compute_80", method="ptx")[0]
     text = ptx.decode() if isinstance(ptx, bytes) else ptx
     bodies = dict(re.findall(r"\.entry (\w+)\((.*?)\n}", text, re.DOTALL))
+    assert set(bodies) == NOISE[stem]
     for name, body in bodies.items():
+        layout = next(layout for layout in LAYOUTS if layout in name)
         wide = body.count("st.global.v4")
-        assert (
-            wide
-            == {"contiguous": 2, "channels_last": 0, "colour": 3}[
-                next(layout for layout in LAYOUTS if name.startswith(layout))
-            ]
-        )
-        approximate = re.findall(r"\b[a-z0-9]+\.approx[\w.]*", body)
-        assert set(approximate) == {"rsqrt.approx.ftz.f32"}
+        assert wide == {"contiguous": 2, "channels_last": 0, "colour": 3}[layout]
+        assert set(re.findall(r"\b[a-z0-9]+\.approx[\w.]*", body)) == approximate
         assert ".local" not in body
         rounded = re.findall(r"\b(?:fma|mul|add|sub|sqrt|rcp|div)\.[\w.]*f32", body)
         assert rounded
         assert all(".rn" in operation for operation in rounded)
-    assert len(bodies) == 18
 
 
 def test_the_source_that_is_compiled_has_nothing_to_include():
     for stem in registers.STEMS:
         assert "#include" not in _cuda.source(stem)
         assert "__global__" in _cuda.source(stem)
+        assert _cuda.source(stem).count("uint4 philox(") <= 1
 
 
 @pytest.fixture
 def launches(monkeypatch):
     """Tensors on the CPU take the device's path, and each launch is written down."""
     written = []
-    monkeypatch.setattr(noise, "_fill_on_host", noise._fill_on_device)
+    for module in (noise, integer_noise):
+        monkeypatch.setattr(module, "_fill_on_host", module._fill_on_device)
     monkeypatch.setattr(counting, "_count_on_host", counting._count_on_device)
     monkeypatch.setattr(_cuda, "launch", lambda *launch: written.append(launch))
     return written
@@ -107,18 +113,27 @@ def test_noise_is_launched_on_the_kernel_of_its_dtype_and_layout(
     out = torch.empty(shape, dtype=dtype)
     out = out.to(memory_format=torch.channels_last) if channels_last else out
     x, zero = torch.zeros(2, *shape[1:]), rows(shape[0])
-    add_noise(out, x, zero.int(), zero, zero, sigma=0.1, seed=2**64 - 1, stream=1)
-    [(stem, found, device, *sizes, arguments)] = launches
-    assert (stem, found, device, sizes) == ("noise", name, out.device, [grid, block])
+    arrays, numbers = (x, zero.int(), zero, zero), {"seed": 2**64 - 1, "stream": 1}
+    size, invalid = int(np.prod(shape[1:])), torch.empty(shape[0], dtype=torch.bool)
+    sizes = size, shape[0], 2, shape[1], 1
+
+    add_noise(out, *arrays, sigma=0.1, **numbers)
+    stem, found, device, *where, arguments = launches.pop()
+    assert (stem, found, device, where) == ("noise", name, out.device, [grid, block])
     assert arguments[0] == out.data_ptr()
-    assert [type(argument) for argument in arguments] == [
-        *[int] * 8,
-        np.uint64,
-        *[np.uint32] * 5,
-        np.float32,
-    ]
-    size = int(np.prod(shape[1:]))
-    assert arguments[8:] == (2**64 - 1, size, shape[0], 2, shape[1], 1, np.float32(0.1))
+    types = [*[int] * 6, np.uint64, *[np.uint32] * 5, np.float32]
+    assert [type(argument) for argument in arguments] == types
+    assert arguments[6:] == (2**64 - 1, *sizes, np.float32(0.1))
+
+    add_integer_noise(out, invalid, *arrays, sigma=0.1, levels=255, **numbers)
+    stem, found, device, *where, arguments = launches.pop()
+    assert (stem, found, where) == ("integer_noise", f"integer_{name}", [grid, block])
+    assert (arguments[0], arguments[5]) == (out.data_ptr(), invalid.data_ptr())
+    types = [*[int] * 8, np.uint64, *[np.uint32] * 6, *[np.float32] * 3]
+    assert [type(argument) for argument in arguments] == types
+    reach = 255 + 230
+    assert arguments[8:-2] == (2**64 - 1, *sizes, reach, 255)
+    assert not invalid.any()
 
 
 def test_votes_are_launched_on_the_kernel_of_their_width_and_number_of_classes(launches):
@@ -162,16 +177,24 @@ def test_a_missing_cupy_is_an_error_that_names_the_pip_line(monkeypatch):
 
 
 @pytest.mark.gpu
-def test_a_captured_graph_replays_with_samples_that_the_device_advances():
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_captured_graph_replays_with_samples_that_the_device_advances(kind):
     batch, steps, shape = 64, 3, (3, 8, 8)
-    x, zero = torch.rand(1, *shape).cuda(), rows(batch).cuda()
+    x, zero = (torch.randint(256, (1, *shape)) / 255).cuda(), rows(batch).cuda()
     out, sample = torch.empty(batch, *shape).cuda(), torch.arange(batch).cuda()
+    invalid = torch.ones(batch, dtype=torch.bool).cuda()
     counts, limit = rows(11).view(1, 11).cuda(), torch.tensor(150).cuda()
     weights = torch.randn(192, 10).cuda()
 
     def step():
-        add_noise(out, x, zero.int(), zero, sample, sigma=0.5, seed=3, stream=1)
-        count_votes(counts, out.flatten(1) @ weights, zero.int(), limit=limit)
+        arrays, numbers = (x, zero.int(), zero, sample), {"sigma": 0.5, "seed": 3, "stream": 1}
+        if kind == "integer":
+            add_integer_noise(out, invalid, *arrays, **numbers, **KINDS[kind])
+            logits = (out.flatten(1) @ weights).masked_fill(invalid[:, None], torch.nan)
+        else:
+            add_noise(out, *arrays, **numbers)
+            logits = out.flatten(1) @ weights
+        count_votes(counts, logits, zero.int(), limit=limit)
         sample.add_(batch)
         limit.sub_(batch)
 

@@ -1,4 +1,5 @@
 import ctypes
+import hashlib
 import itertools
 import subprocess
 
@@ -9,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import config, njit
 
-from tcertify_kernels import _noise_numba, _noise_torch, add_noise, noise
+from tcertify_kernels import _batch, _noise_numba, _noise_torch, add_integer_noise, add_noise, noise
 from tests import reference
 from tests.kernels import on_cpu
-from tests.kernels.backends import BACKENDS, noisy
-from tests.kernels.known_answers import KNOWN_ANSWERS
+from tests.kernels.backends import BACKENDS, INTEGER, KINDS, integer_noisy, noisy
+from tests.kernels.known_answers import DIGEST, FAR_SAMPLES, KNOWN_ANSWERS
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 FORMATS = (torch.contiguous_format, torch.channels_last)
@@ -34,7 +35,9 @@ def poisoned(rows, shape, dtype=torch.float32, memory_format=torch.contiguous_fo
 
 
 def images(slots, shape):
-    return torch.rand(slots, *shape, generator=torch.Generator().manual_seed(1))
+    """Images of 256 grey levels."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(256, (slots, *shape), generator=generator) / 255
 
 
 # --- the generator --------------------------------------------------------------------------
@@ -96,34 +99,83 @@ def test_philox_agrees_with_random123(tmp_path):
 
 
 @njit
-def _pairs(radius, angle, out):
+def _pairs(radius, angle, further, out):
     for i in range(len(radius)):
-        out[i] = _noise_numba.normal_pair(radius[i], angle[i])
+        uniform = _noise_numba.middle(radius[i])
+        if radius[i] < _noise_numba.LAST_CELLS:
+            uniform = _noise_numba.finer_middle(radius[i], further[i])
+        out[i] = _noise_numba.normal_pair(uniform, angle[i])
 
 
-def pairs(radius, angle):
+def pairs(radius, angle, further):
     out = np.empty((len(radius), 2), np.float32)
-    _pairs(radius.astype(np.uint32), angle.astype(np.uint32), out)
+    _pairs(*(words.astype(np.uint32) for words in (radius, angle, further)), out)
+    return out
+
+
+def pairs_of_torch(radius, angle, further):
+    radius, angle, further = map(torch.from_numpy, (radius, angle, further))
+    both = _noise_torch.normal_pair(_noise_torch.middle(radius, further), angle)
+    return torch.stack(both, dim=1).numpy()
+
+
+def pairs_of_shim(radius, angle, further):
+    out = np.empty((len(radius), 2), np.float32)
+    for row, words in zip(out, zip(radius, further, angle, strict=True), strict=True):
+        address = ctypes.c_void_p(row.ctypes.data)
+        on_cpu.library().run_normal_pair(*map(ctypes.c_uint32, map(int, words)), address)
     return out
 
 
 EDGES = [0, 1, 2, 2**22, 2**23, 2**24 - 1, 2**30, 2**31, 2**31 + 1, 3 << 30, 2**32 - 129, 2**32 - 1]
 
 
+def words_of_pairs():
+    """Radius, angle and further bits: edges, the last cells, and some in between."""
+    words = np.random.default_rng(3).integers(0, 2**32, (3000, 3))
+    words[:1000, 0] %= 512
+    return np.concatenate([list(itertools.product(EDGES, EDGES, EDGES)), words])
+
+
 def test_normals_are_those_of_box_muller_to_a_few_units_in_the_last_place():
-    words = np.random.default_rng(3).integers(0, 2**32, (3000, 2))
-    words = np.concatenate([list(itertools.product(EDGES, EDGES)), words])
+    words = words_of_pairs()
     exact = np.array([reference.normal_of_words(*row) for row in words.tolist()])
     error = np.abs(pairs(*words.T) - exact)
     length = np.hypot(*exact.T)[:, None]
     assert (error <= 2.5e-7 * length).all()
 
 
+@pytest.mark.parametrize(
+    "pairs_of", [pairs_of_torch, pytest.param(pairs_of_shim, marks=on_cpu.needs_gcc)]
+)
+def test_a_pair_has_the_same_bits_everywhere(pairs_of):
+    words = words_of_pairs()
+    np.testing.assert_array_equal(pairs_of(*words.T), pairs(*words.T))
+
+
 def test_no_normal_is_larger_than_the_stated_maximum():
-    radius, angle = np.array([0]), np.array([0])
-    largest = np.float32(np.sqrt(-2 * np.log(0.5 / 2**32)))
-    assert pairs(radius, angle)[0, 0] == largest
-    assert largest == np.float32(6.7637057)
+    zero = np.array([0])
+    largest = np.float32(np.sqrt(-2 * np.log(0.5 / 2.0**64)))
+    assert pairs(zero, zero, zero)[0, 0] == largest
+    assert largest == np.float32(9.492583)
+
+
+def test_radii_fall_with_the_word_and_its_further_bits():
+    """The cells of 64 bits lie between those of 32."""
+    further = [0, 1, 2**16, 2**31, 2**32 - 1]
+    words = [(radius, 0, more) for radius in range(300) for more in further]
+    lengths = pairs(*np.array(words).T)[:, 0].reshape(300, 5)
+    assert (np.diff(lengths[:256]) < 0).any(axis=1).all()
+    assert (np.diff(lengths[:256].ravel()) <= 0).all()
+    assert (np.diff(lengths[255:, 0]) < 0).all()
+    assert lengths[255, -1] > lengths[256, 0]
+
+
+def test_ordinary_words_give_the_normals_that_they_gave_before_the_tail_was_lengthened():
+    out, zero = torch.empty(8, 3, 32, 32), torch.zeros(8, dtype=torch.int64)
+    arrays = torch.zeros(1, 3, 32, 32), zero.int(), zero + 7, torch.arange(8) + 2**40
+    add_noise(out, *arrays, sigma=1.0, seed=2**63 + 11, stream=1)
+    assert hashlib.sha256(out.numpy().tobytes()).hexdigest() == DIGEST
 
 
 def test_the_coefficients_are_those_of_the_fit():
@@ -133,7 +185,7 @@ def test_the_coefficients_are_those_of_the_fit():
     spec = importlib.util.spec_from_file_location("fit_normal", path)
     fit = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fit)
-    header = (on_cpu.KERNELS / "philox.cuh").read_text()
+    header = (on_cpu.KERNELS / "noise.cu").read_text()
     for name, fitted in (("LOG", fit.fit_log()), ("SIN", fit.fit_sin()), ("COS", fit.fit_cos())):
         coefficients, error = fitted
         assert error < 5e-9
@@ -159,18 +211,29 @@ def test_the_noise_is_what_the_counters_say():
         np.testing.assert_allclose(row.numpy().ravel(), expected, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_far_tail_takes_32_more_bits(backend):
+    rows, zero = len(FAR_SAMPLES), torch.zeros(len(FAR_SAMPLES), dtype=torch.int64)
+    arrays = torch.zeros(1, 3, 2, 2), zero.int(), zero, torch.tensor(FAR_SAMPLES)
+    numbers = {"sigma": 1.0, "seed": 0, "stream": 1}
+    expected = [reference.noise_row(0, 0, sample, 1, 12) for sample in FAR_SAMPLES]
+    assert all(np.hypot(z[0::2], z[1::2]).max() > 5.76 for z in expected)
+    for dtype, memory_format in itertools.product(DTYPES, FORMATS):
+        out = noisy(backend, poisoned(rows, (3, 2, 2), dtype, memory_format), *arrays, **numbers)
+        twin = noisy("numba", poisoned(rows, (3, 2, 2)), *arrays, **numbers)
+        np.testing.assert_allclose(twin.reshape(rows, 12), expected, rtol=0, atol=3e-6)
+        assert torch.equal(out, twin.to(dtype))
+
+
 @pytest.mark.parametrize("backend", BACKENDS[1:])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("memory_format", FORMATS, ids=str)
-@pytest.mark.parametrize("normalise", [False, True])
-def test_every_backend_gives_the_same_bits(backend, dtype, memory_format, normalise):
+@pytest.mark.parametrize("kind", [*KINDS, "gaussian, a sigma a row"])
+def test_every_backend_gives_the_same_bits(backend, dtype, memory_format, kind):
+    rows, slots = 7, 3
+    sigma = torch.linspace(1e-3, 3.0, rows) if kind not in KINDS else 0.7
+    numbers = {"kind": kind.split(",")[0], "sigma": sigma, "seed": 2**63 + 11, "stream": 1}
     for shape in SHAPES:
-        rows, slots = 7, 3
-        numbers = {"sigma": 0.7, "seed": 2**63 + 11, "stream": 1}
-        if normalise:
-            numbers["sigma"] = torch.linspace(1e-3, 3.0, rows)
-            numbers["mean"] = torch.linspace(0.1, 0.5, shape[0])
-            numbers["std"] = torch.linspace(0.2, 0.3, shape[0])
         arrays = images(slots, shape), *batch(rows, slots)
         expected = noisy("numba", poisoned(rows, shape, dtype, memory_format), *arrays, **numbers)
         found = noisy(backend, poisoned(rows, shape, dtype, memory_format), *arrays, **numbers)
@@ -179,10 +242,11 @@ def test_every_backend_gives_the_same_bits(backend, dtype, memory_format, normal
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_layout_or_dtype_changes_nothing_but_the_rounding(backend):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layout_or_dtype_changes_nothing_but_the_rounding(backend, kind):
     shape, rows = (3, 4, 8), 9
     arrays = images(2, shape), *batch(rows, 2)
-    numbers = {"sigma": 0.25, "seed": 5, "stream": 0}
+    numbers = {"kind": kind, "sigma": 0.25, "seed": 5, "stream": 0}
     expected = noisy(backend, poisoned(rows, shape), *arrays, **numbers)
     for dtype, memory_format in itertools.product(DTYPES, FORMATS):
         out = noisy(backend, poisoned(rows, shape, dtype, memory_format), *arrays, **numbers)
@@ -191,20 +255,23 @@ def test_a_layout_or_dtype_changes_nothing_but_the_rounding(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_any_number_of_dimensions_may_follow_the_rows(backend):
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_number_of_dimensions_may_follow_the_rows(backend, kind):
     for shape in ((6,), (2, 3), (1, 2, 1, 3)):
         arrays = images(2, (6,)).reshape(2, *shape), *batch(4, 2)
-        out = noisy(backend, poisoned(4, shape), *arrays, sigma=1.0, seed=5, stream=0)
+        numbers = {"kind": kind, "sigma": 1.0, "seed": 5, "stream": 0}
+        out = noisy(backend, poisoned(4, shape), *arrays, **numbers)
         flat = (arrays[0].reshape(2, 6), *arrays[1:])
-        expected = noisy(backend, poisoned(4, (6,)), *flat, sigma=1.0, seed=5, stream=0)
+        expected = noisy(backend, poisoned(4, (6,)), *flat, **numbers)
         assert torch.equal(out.reshape(4, 6), expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_tensors_that_do_not_start_on_16_bytes_give_the_same_bits(backend):
+@pytest.mark.parametrize("kind", KINDS)
+def test_tensors_that_do_not_start_on_16_bytes_give_the_same_bits(backend, kind):
     shape, rows = (3, 4, 4), 5
     x, *arrays = images(2, shape), *batch(rows, 2)
-    numbers = {"sigma": 0.5, "seed": 5, "stream": 0}
+    numbers = {"kind": kind, "sigma": 0.5, "seed": 5, "stream": 0}
     for dtype in DTYPES:
         expected = noisy(backend, poisoned(rows, shape, dtype), x, *arrays, **numbers)
         room = torch.full((rows * 48 + 2,), torch.nan, dtype=dtype)
@@ -236,8 +303,9 @@ def test_the_noise_of_a_row_depends_on_nothing_around_it(data):
     rows, slots = data.draw(st.integers(2, 40)), 3
     shape = data.draw(st.sampled_from(SHAPES))
     backend = data.draw(st.sampled_from(["numba", "torch"]))
+    kind = data.draw(st.sampled_from(list(KINDS)))
     x, (slot, image, sample) = images(slots, shape), batch(rows, slots)
-    numbers = {"sigma": 0.5, "seed": 9, "stream": 1}
+    numbers = {"kind": kind, "sigma": 0.5, "seed": 9, "stream": 1}
     whole = noisy("numba", poisoned(rows, shape), x, slot, image, sample, **numbers)
     order = torch.tensor(data.draw(st.permutations(range(rows))))
     size = data.draw(st.integers(1, rows))
@@ -249,17 +317,18 @@ def test_the_noise_of_a_row_depends_on_nothing_around_it(data):
         assert torch.equal(out, whole[part])
 
 
-def test_the_number_of_threads_changes_nothing():
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_number_of_threads_changes_nothing(kind):
     shape, rows = (3, 32, 32), 150
     arrays = images(2, shape), *batch(rows, 2)
     if config.DISABLE_JIT:
         arrays, shape, rows = (images(2, (3, 4, 4)), *batch(3, 2)), (3, 4, 4), 3
-    numbers = {"sigma": 0.5, "seed": 9, "stream": 1}
+    numbers = {"kind": kind, "sigma": 0.5, "seed": 9, "stream": 1}
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(add_noise(poisoned(rows, shape), *arrays, **numbers))
+            found.append(noisy("numba", poisoned(rows, shape), *arrays, **numbers))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(found[0], found[1])
@@ -283,33 +352,37 @@ def test_rounding_to_16_bits_is_that_of_torch(half):
 
 
 @pytest.mark.parametrize("backend", ["torch", *BACKENDS[2:]])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_row_that_only_the_device_sees_to_be_wrong_is_nan_and_the_others_are_right(
-    backend, monkeypatch
+    backend, kind, monkeypatch
 ):
     rows, shape = 9, (1, 2, 3)
     x, (slot, image, sample) = images(2, shape), batch(rows, 2)
-    sigma = torch.full((rows,), 0.5)
-    good = noisy(
-        "numba", poisoned(rows, shape), x, slot, image, sample, sigma=sigma, seed=1, stream=1
-    )
-    slot[0], slot[1], image[2], image[3] = -1, 2, 2**32, -1
-    sample[4], sample[5], sigma[6], sigma[7] = -1, 2**56, 0.0, torch.inf
-    for check in ("check_range", "check_real_range"):
-        monkeypatch.setattr(noise, check, lambda *_: None)
-    out = torch.zeros(rows, *shape)
-    noisy(backend, out, x, slot, image, sample, sigma=sigma, seed=1, stream=1)
-    if backend == "cuda":
-        out = noisy(backend, out, x, slot, image, sample, sigma=sigma, seed=1, stream=1)
-    assert out[:8].isnan().all()
-    assert torch.equal(out[8], good[8])
+    numbers = {"sigma": 0.5, "seed": 1, "stream": 1}
+    good = noisy("numba", poisoned(rows, shape), x, slot, image, sample, kind=kind, **numbers)
+    slot[0], slot[1], image[2], image[3], sample[4], sample[5] = -1, 2, 2**32, -1, -1, 2**56
+    wrong = [0, 1, 2, 3, 4, 5]
+    for module, check in ((_batch, "check_range"), (noise, "check_real_range")):
+        monkeypatch.setattr(module, check, lambda *_: None)
+    out, arrays = torch.zeros(rows, *shape), (x, slot, image, sample)
+    if kind == INTEGER:
+        out, invalid = integer_noisy(backend, out, *arrays, **KINDS[INTEGER] | numbers)
+        assert invalid.nonzero().flatten().tolist() == wrong
+    else:
+        sigma = torch.full((rows,), 0.5)
+        sigma[6], sigma[7] = 0.0, torch.inf
+        wrong += [6, 7]
+        out = noisy(backend, out, *arrays, **numbers | {"sigma": sigma})
+    right = [row for row in range(rows) if row not in wrong]
+    assert out[wrong].isnan().all()
+    assert torch.equal(out[right], good[right])
 
 
-def test_a_batch_without_rows_is_left_as_it_is():
-    none = torch.zeros(0, dtype=torch.int64)
-    out = torch.empty(0, 3)
-    assert (
-        add_noise(out, torch.zeros(1, 3), none.int(), none, none, sigma=1, seed=0, stream=0) is out
-    )
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_without_rows_is_left_as_it_is(kind):
+    none, out = torch.zeros(0, dtype=torch.int64), torch.empty(0, 3)
+    arrays = torch.zeros(1, 3), none.int(), none, none
+    assert noisy("numba", out, *arrays, kind=kind, sigma=1, seed=0, stream=0) is out
 
 
 # --- misuse -----------------------------------------------------------------------------------
@@ -385,19 +458,7 @@ GOOD = {
         ({"seed": -1}, ValueError, r"`seed` must be in \[0, 2\*\*64\), got -1"),
         ({"seed": 0.5}, TypeError, "`seed` must be a whole number, got 0.5"),
         ({"stream": True}, TypeError, "`stream` must be a whole number, got True"),
-        ({"stream": 256}, ValueError, r"`stream` must be in \[0, 2\*\*8\), got 256"),
-        ({"mean": torch.zeros(3)}, ValueError, "`mean` and `std` must be given together"),
-        (
-            {"mean": torch.zeros(2), "std": torch.ones(2)},
-            ValueError,
-            r"`mean` must have shape \(3,\)",
-        ),
-        ({"mean": torch.zeros(3), "std": torch.zeros(3)}, ValueError, "`std` must be in .*, got 0"),
-        (
-            {"mean": torch.full((3,), torch.nan), "std": torch.ones(3)},
-            ValueError,
-            "`mean` must be in",
-        ),
+        ({"stream": 64}, ValueError, r"`stream` must be in \[0, 2\*\*6\), got 64"),
         ({"backend": "cuda"}, ValueError, "`backend` must be None or \"torch\", got 'cuda'"),
     ],
 )
@@ -406,6 +467,10 @@ def test_misuse_is_named_before_anything_is_written(change, error, message):
     tensors = [arguments.pop(name) for name in list(GOOD)[:5]]
     with pytest.raises(error, match=message):
         add_noise(*tensors, **arguments)
+    if "sigma" not in change:
+        invalid = torch.zeros(2, dtype=torch.bool)
+        with pytest.raises(error, match=message):
+            add_integer_noise(tensors[0], invalid, *tensors[1:], levels=255, **arguments)
     assert (GOOD["out"] == 7).all()
 
 

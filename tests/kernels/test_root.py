@@ -9,6 +9,7 @@ from tcertify_kernels import _noise_numba as twin
 pytestmark = pytest.mark.skipif(config.DISABLE_JIT, reason="too slow without compiled code")
 
 ONE = 0x3F800000  # the bits of 1
+LOWEST = ONE - 33 * 2**23  # and of 2^-33, the smallest uniform times 2^32
 
 
 @njit
@@ -52,13 +53,15 @@ def extremes():
     """The number of zeros and of negative arguments of the root, and the range of the others."""
     zeros, negative = 0, 0
     low, high = np.float32(np.inf), np.float32(0)
+    for bits in range(LOWEST, LOWEST + 41 * 2**23, 7):  # uniforms of the far tail, up to 2^8
+        high = max(high, twin.radicand(twin.float_of_bits(np.uint32(bits))))
     for shift in range(9):  # from the words that float32 holds exactly to those it rounds
         for word in range(0 if shift == 0 else 2**23, 2**24):
-            a = twin.radicand(np.uint32(word << shift))
+            a = twin.radicand(twin.middle(np.uint32(word << shift)))
             if a > 0:
                 low, high = min(low, a), max(high, a)
             zeros, negative = zeros + (a == 0), negative + (a < 0)
-    a = twin.radicand(np.uint32(2**32 - 1))  # rounds to 2^32
+    a = twin.radicand(twin.middle(np.uint32(2**32 - 1)))  # rounds to 2^32
     return zeros + (a == 0), negative + (a < 0), low, high
 
 
@@ -66,4 +69,4 @@ def test_the_root_is_taken_of_zero_or_of_what_is_neither_subnormal_nor_huge():
     zeros, negative, low, high = extremes()
     assert (zeros, negative) == (1, 0)
     assert low == 2.0**-23
-    assert 45 < high < 46
+    assert 90 < high < 91

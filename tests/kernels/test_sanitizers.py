@@ -1,5 +1,6 @@
 """The .cu files under the sanitizers of g++, on buffers of exactly the size they may touch."""
 
+import shutil
 import subprocess
 
 import pytest
@@ -21,33 +22,41 @@ def run(flags, include=()):
     ("flags", "says"),
     [
         ((*MEMORY, "-DNOISE"), "noise done"),
+        ((*MEMORY, "-DINTEGER_NOISE"), "noise done"),
         (MEMORY, "counting done"),
+        ((*THREADS, "-DINTEGER_NOISE"), "noise done"),
         (THREADS, "counting done"),
     ],
-    ids=["memory of the noise", "memory of the votes", "threads of the votes"],
+    ids=[
+        *("memory of the noise", "memory of integer noise", "memory of the votes"),
+        *("threads of integer noise", "threads of the votes"),
+    ],
 )
 def test_the_kernels_are_clean(flags, says):
     result = run(flags)
     assert (result.returncode, result.stdout.strip(), result.stderr) == (0, says, "")
 
 
-@pytest.mark.parametrize("removed", [0, 1])
-def test_a_barrier_that_is_removed_is_found(removed, tmp_path):
-    pieces = (on_cpu.KERNELS / "counting.cu").read_text().split("__syncthreads();")
-    assert len(pieces) == 3
-    joined = "__syncthreads();".join(pieces[: removed + 1])
-    broken = joined + ";" + "__syncthreads();".join(pieces[removed + 1 :])
-    (tmp_path / "counting.cu").write_text(broken)
-    result = run(THREADS, include=[tmp_path])
+@pytest.mark.parametrize(
+    ("stem", "removed"), [("counting", 0), ("counting", 1), ("integer_noise", 0)]
+)
+def test_a_barrier_that_is_removed_is_found(stem, removed, tmp_path):
+    barrier = "__syncthreads();"
+    pieces = (on_cpu.KERNELS / f"{stem}.cu").read_text().split(barrier)
+    assert len(pieces) == {"counting": 3, "integer_noise": 2}[stem]
+    broken = barrier.join(pieces[: removed + 1]) + ";" + barrier.join(pieces[removed + 1 :])
+    (tmp_path / f"{stem}.cu").write_text(broken)
+    result = run((*THREADS, f"-D{stem.upper()}"), include=[tmp_path])
     assert result.returncode != 0
     assert "WARNING: ThreadSanitizer: data race" in result.stderr
 
 
 @pytest.mark.parametrize("bound", ["i < count ? x[i] : 0.0f", "if (i < count) put("])
 def test_a_bound_that_is_removed_is_found(bound, tmp_path):
-    text = (on_cpu.KERNELS / "noise.cu").read_text()
+    text = (on_cpu.KERNELS / "batch.cuh").read_text()
     assert bound in text
-    (tmp_path / "noise.cu").write_text(text.replace(bound, bound.replace("i < count", "true")))
+    (tmp_path / "batch.cuh").write_text(text.replace(bound, bound.replace("i < count", "true")))
+    shutil.copy(on_cpu.KERNELS / "noise.cu", tmp_path)  # a file's own folder comes first
     result = run((*MEMORY, "-DNOISE"), include=[tmp_path])
     assert result.returncode != 0
     assert "heap-buffer-overflow" in result.stderr

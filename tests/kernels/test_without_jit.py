@@ -8,7 +8,9 @@ import pytest
 import torch
 from numba import config
 
-from tcertify_kernels import add_noise, count_votes
+from tcertify_kernels import count_votes
+from tests.kernels.backends import GAUSSIAN, INTEGER, noisy
+from tests.kernels.known_answers import FAR_SAMPLES, UNDECIDED_SAMPLES
 
 PROGRAM = """
 import sys, torch
@@ -20,15 +22,19 @@ torch.save(results(), sys.argv[1])
 def results():
     """Noise and counts over dtypes and layouts."""
     generator = torch.Generator().manual_seed(0)
-    x, rows = torch.rand(2, 3, 3, 5, generator=generator), 4
+    x, rows = torch.randint(256, (2, 3, 2, 2), generator=generator) / 255, 4
     slot = torch.tensor([0, 1, 1, 0])
     arrays = x, slot.int(), slot + 2**32 - 2, torch.arange(rows) + 2**48
-    normal = {"mean": torch.full((3,), 0.4), "std": torch.full((3,), 0.2)}
+    far, undecided = (torch.tensor([*each, 0]) for each in (FAR_SAMPLES, UNDECIDED_SAMPLES))
     found = []
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         for layout in (torch.contiguous_format, torch.channels_last):
-            out = torch.empty(rows, 3, 3, 5, dtype=dtype).to(memory_format=layout)
-            found.append(add_noise(out, *arrays, sigma=0.3, seed=2**64 - 5, stream=1, **normal))
+            out = torch.empty(rows, 3, 2, 2, dtype=dtype).to(memory_format=layout)
+            for kind, samples in ((GAUSSIAN, far), (INTEGER, undecided)):
+                numbers = {"kind": kind, "sigma": 0.25, "stream": 1}
+                found.append(noisy("numba", out.clone(), *arrays, seed=2**64 - 5, **numbers))
+                rare = x, slot.int(), samples - samples, samples
+                found.append(noisy("numba", out.clone(), *rare, seed=0, **numbers))
         logits = torch.randint(-2, 2, (40, 19), generator=generator).to(dtype)
         logits[3, 3] = torch.nan
         counts = torch.zeros(1, 20, dtype=torch.int64)

@@ -37,7 +37,6 @@ inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fsqrt_rn(float a) { return sqrtf(a); }
 inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
-inline float __frcp_rn(float a) { return 1.0f / a; }
 
 template <typename T> T atomicAdd(T* to, T value) {
     return __atomic_fetch_add(to, value, __ATOMIC_RELAXED);
@@ -75,19 +74,20 @@ template <typename Work> struct Task {
 
 template <typename Work> void* start(void* given) {
     const Task<Work>* task = (const Task<Work>*)given;
-    threadIdx = {task->thread, 0};
-    for (unsigned b = 0; b < gridDim.x; ++b) {
-        blockIdx = {b, 0};
+    threadIdx = {task->thread % blockDim.x, task->thread / blockDim.x};
+    for (unsigned b = 0; b < gridDim.x * gridDim.y; ++b) {
+        blockIdx = {b % gridDim.x, b / gridDim.x};
         (*task->work)();
         __syncthreads();  // the next block takes over the shared memory
     }
     return nullptr;
 }
 
-// `threads` is a multiple of 32, at most 256.
+// Threads are a multiple of 32, at most 256.
 template <typename Kernel, typename... Arguments>
-void run_together(Kernel* kernel, unsigned blocks, unsigned threads, Arguments... arguments) {
-    gridDim = {blocks, 1}, blockDim = {threads, 1};
+void run_together(Kernel* kernel, Dim grid, Dim block, Arguments... arguments) {
+    gridDim = grid, blockDim = block;
+    const unsigned threads = block.x * block.y;
     pthread_barrier_init(&block_barrier, nullptr, threads);
     for (unsigned w = 0; w < threads / 32; ++w) {
         pthread_barrier_init(&warp_barriers[w], nullptr, 32);
