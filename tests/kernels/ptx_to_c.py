@@ -227,8 +227,16 @@ class _Kernel:
         beyond = f"{a} < 0 ? -1 : 0" if parts[1][0] == "s" else "0"
         return self._write(operands[0], parts[1], f"{by} <= {most} ? {a} >> {by} : ({beyond})")
 
+    def _do_bfi(self, parts, operands):
+        field, into = (self._read(operand, parts[1]) for operand in operands[1:3])
+        place, length = (self._read(operand, "u32") for operand in operands[3:])
+        value = f"inserted({field}, {into}, {place}, {length}, {_bits(parts[1])})"
+        return self._write(operands[0], parts[1], value)
+
     def _do_cvt(self, parts, operands):
         sources = operands[1:]
+        if parts[1] == "rzi" and parts[-2:] == ["s32", "f32"]:
+            return self._write(operands[0], "s32", f"truncated({self._read(sources[0], 'f32')})")
         if parts[1:] in (["rn", "f16x2", "f32"], ["rn", "bf16x2", "f32"]):
             narrow = "half_bits" if parts[2] == "f16x2" else "bfloat_bits"
             high, low = (f"(uint32_t){narrow}({self._read(x, 'f32')})" for x in sources)

@@ -1,12 +1,19 @@
-"""Memory: which errors say that it ran out, and what is freed then."""
+"""Memory: which errors say that it ran out, what is freed then, and what is kept."""
 
 import gc
+import json
+import os
+import platform
+import subprocess
+import sys
 import weakref
+from contextlib import ExitStack
 
 import pytest
 import torch
 
-from tcertify.sampling.memory import free_memory, is_out_of_memory
+from tcertify.sampling import memory
+from tcertify.sampling.memory import free_memory, is_out_of_memory, kept
 
 
 @pytest.mark.parametrize(
@@ -37,3 +44,116 @@ def test_garbage_in_cycles_is_freed():
         assert gone() is None
     finally:
         gc.enable()
+
+
+on_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not on glibc")
+
+FAULTS = """
+import json, resource, torch
+from tcertify.sampling.memory import kept
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        torch.empty(2**27, dtype=torch.uint8).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+def resident():
+    return int(open("/proc/self/statm").read().split()[1])
+faults()
+found = {"before": faults()}
+with kept() as keeps:
+    faults()
+    found |= {"within": faults(), "resident within": resident()}
+found |= {"resident after": resident(), "after": faults(), "keeps": keeps}
+print(json.dumps(found))
+"""
+
+
+def run(**environment):
+    """What a process finds whose environment says nothing of its allocator but this."""
+    bare = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MALLOC_", "GLIBC_", "LD_"))
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS],
+        env={**bare, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+@on_glibc
+def test_blocks_above_every_limit_are_kept_within_and_given_back_afterwards():
+    found = run()
+    assert found["keeps"]
+    assert found["before"] >= 4 * 2**27 // 2**21  # once per page, of 2 MiB at most
+    assert found["within"] < found["before"] / 10
+    assert found["after"] > found["before"] / 2
+    pages = 2**27 // os.sysconf("SC_PAGE_SIZE")
+    assert found["resident after"] < found["resident within"] - pages // 2
+
+
+@on_glibc
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("MALLOC_TRIM_THRESHOLD_", "131072"), ("GLIBC_TUNABLES", "glibc.malloc.mmap_max=65536")],
+)
+def test_limits_that_the_user_has_set_are_left_alone(name, value):
+    found = run(**{name: value})
+    assert not found["keeps"]
+    assert found["within"] > found["before"] / 2
+
+
+class Libc:
+    """Writes down what it is asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def mallopt(self, parameter, value):
+        self.asked.append((parameter, value))
+        return 1
+
+    def malloc_trim(self, pad):
+        self.asked.append("trim")
+
+
+def test_the_first_has_memory_kept_and_the_last_ends_it(monkeypatch):
+    libc = Libc()
+    monkeypatch.setattr(memory, "_glibc", lambda: libc)
+    with ExitStack() as last:
+        with ExitStack() as first:
+            assert first.enter_context(kept())
+            assert libc.asked == [(-4, 0), (-1, -1)]
+            assert last.enter_context(kept())
+        assert libc.asked == [(-4, 0), (-1, -1)]
+    assert libc.asked[2:] == [(-4, 65536), (-3, 2**25), (-1, 2**26), "trim"]
+    with pytest.raises(ZeroDivisionError), kept():
+        raise ZeroDivisionError
+    assert libc.asked[-1] == "trim"
+
+
+@pytest.mark.parametrize("what", ["another system", "another C library", "another allocator"])
+def test_elsewhere_nothing_happens(monkeypatch, what):
+    if what == "another system":
+        monkeypatch.setattr(sys, "platform", "darwin")
+    else:
+        real = memory.ctypes.CDLL
+
+        def library(name):
+            if name is not None and what == "another C library":
+                raise OSError("libc.so.6: cannot open shared object file")
+            found = real(name)
+            if name is None and what == "another allocator":
+                found.malloc = found.calloc
+            return found
+
+        monkeypatch.setattr(memory.ctypes, "CDLL", library)
+    monkeypatch.setattr(memory, "_chosen_by_the_user", lambda: False)
+    assert memory._glibc.__wrapped__() is None
+    monkeypatch.setattr(memory, "_glibc", memory._glibc.__wrapped__)
+    with kept() as keeps:
+        assert keeps is False

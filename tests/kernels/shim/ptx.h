@@ -118,6 +118,23 @@ static inline float reciprocal_root(float a) {
     return a == 0 ? copysignf(INFINITY, a) : (float)(1.0 / sqrt((double)a));
 }
 
+// cvt.rzi.s32.f32: a subnormal becomes 0 with and without ".ftz".
+static inline int32_t truncated(float value) {
+    if (value != value) return 0;
+    return value <= -0x1p31f ? INT32_MIN : value >= 0x1p31f ? INT32_MAX : (int32_t)value;
+}
+
+// bfi: the low `length` bits of `field` stand from `place` on in `into`, which has `bits` bits.
+static inline uint64_t inserted(uint64_t field, uint64_t into, uint32_t place, uint32_t length,
+                                uint32_t bits) {
+    uint64_t found = into;
+    for (uint32_t i = 0; i < (length & 255) && i + (place & 255) < bits; ++i) {
+        const uint64_t bit = 1ull << (i + (place & 255));
+        found = field >> i & 1 ? found | bit : found & ~bit;
+    }
+    return found;
+}
+
 static inline uint16_t half_bits(float value) {
     const _Float16 half = (_Float16)value;
     uint16_t bits;
@@ -141,8 +158,8 @@ static inline void post(struct Thread *thread, uint32_t value, uint32_t clamp, u
 }
 
 static inline uint32_t fetch(struct Thread *thread, uint32_t distance) {
-    const uint32_t lane = (thread->tid[0] % 32 ^ distance) % 32;
-    return thread->warp[lane].posted[thread->shuffles++ % 2];
+    const uint32_t lane = (uint32_t)(thread - thread->warp) ^ distance;
+    return thread->warp[lane % 32].posted[thread->shuffles++ % 2];
 }
 
 typedef void Body(struct Thread *, void *, const uint64_t *);
@@ -150,7 +167,7 @@ typedef void Body(struct Thread *, void *, const uint64_t *);
 struct Kernel {
     Body *body;
     size_t registers, shared;
-    int meets;  // whether its threads wait for each other; `block` is then (32 k, 1)
+    int meets;  // whether its threads wait for each other; a block is then whole warps
 };
 
 // Runs the lanes of a warp; returns what all wait for, or -1 where they wait for different things.
