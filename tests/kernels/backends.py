@@ -31,8 +31,8 @@ KINDS = {GAUSSIAN: {}, INTEGER: {"levels": 255}}  # and what a kind takes beside
 
 
 def noisy(backend, out, *arrays, kind=GAUSSIAN, **numbers):
-    """A batch of noisy images on a backend: "shim" is the .cu file on the CPU, or "sm_90", its PTX for that
-    device, through the device's own launcher. No row of integer noise is invalid.
+    """A batch of noisy images on a backend: "shim" is the .cu file on the CPU, "sm_90" its PTX for
+    that device, both through the device's own launcher. No row of integer noise is invalid.
     """
     if kind == INTEGER:
         out, invalid = integer_noisy(backend, out, *arrays, **KINDS[INTEGER] | numbers)
