@@ -216,7 +216,7 @@ def _run(
             writer.warn(text)
         pending = [image_id for image_id in plan if image_id not in writer.done]
         images = load_images(dataset, pending, classifier.device, settings.num_classes, allow)
-        rounds = Rounds(sampler, settings, writer, len(plan), on_progress)
+        rounds = Rounds(sampler, settings, writer, len(plan), on_progress, allow)
         with closing(images):
             rounds.certify(images)
         _check_afterwards(sampler, state, writer, allow)
