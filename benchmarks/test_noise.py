@@ -1,5 +1,5 @@
-"""Noisy batches: ours, torch's three operations, the field's path, numpy, normals alone; and integer
-noise against ours and against the network that it is for.
+"""Noisy batches: ours, torch's three operations, the field's path, numpy, normals alone; and
+integer noise against ours and against the network that it is for.
 """
 
 import time
