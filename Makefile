@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # torch goes in first and alone, so that its CPU build is taken where one lies at hand.
 INSTALL = $(PIP) install -c constraints.txt torch && $(PIP) install -c constraints.txt -e
 
-TWINS := tests/kernels/test_noise.py tests/kernels/test_counting.py tests/bounds
+TWINS := tests/kernels/test_noise.py tests/kernels/test_integer_noise.py tests/kernels/test_counting.py tests/bounds
 COVERAGE := --cov=kernels --cov=tcertify/bounds --cov-branch --cov-fail-under=96
 
 .PHONY: demo test lint bench study clean

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tcertify_kernels._arguments import check_floating, check_range, check_tensor
@@ -132,6 +133,7 @@ def _aligned(*tensors: torch.Tensor) -> bool:
     return all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
 
 
+@lru_cache(maxsize=256)
 def _launch_shape(rows: int, groups: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Grid and block: rows along y, the groups of a row along x, 256 threads a block.
 

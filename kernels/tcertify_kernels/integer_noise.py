@@ -57,7 +57,7 @@ def add_integer_noise(
         or of four dimensions and channels-last. The quotient is rounded to float32, then to that.
     invalid : torch.Tensor
         Set to whether each row of `out` must not vote, bool of shape ``(B,)``: one of its draws of
-        64 bits ties with a threshold (once in some 10^11 rows of ImageNet's size), or, on a CUDA
+        64 bits ties with a threshold (once in some 10^10 rows of ImageNet's size), or, on a CUDA
         device, its slot, image or sample is out of range.
     x : torch.Tensor
         Images on the grid, float32, contiguous, of shape ``(S, ...)``. That they are on the grid
