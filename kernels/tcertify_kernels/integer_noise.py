@@ -307,12 +307,13 @@ def _fill_on_device(batch: Batch, noise: _Noise) -> None:
 
     table, device = noise.tables, batch.out.device
     guide, thresholds = _arrays(table.sigma, table.levels, device)
-    name, shape = batch.on_device()
+    name, grid, block, sizes = batch.on_device()
     levels, _, _, inverse, rest = table.grid
     arguments = (
-        *(tensor.data_ptr() for tensor in (*batch, noise.invalid, guide, thresholds)),
+        *batch.addresses(),
+        *(tensor.data_ptr() for tensor in (noise.invalid, guide, thresholds)),
         np.uint64(noise.seed),
-        *map(np.uint32, (*batch.sizes(), noise.stream, table.reach)),
+        *(*sizes, np.uint32(noise.stream), np.uint32(table.reach)),
         *(levels, inverse, rest),
     )
-    _cuda.launch("integer_noise", f"integer_{name}", device, *shape, arguments)
+    _cuda.launch("integer_noise", f"integer_{name}", device, grid, block, arguments)
