@@ -229,7 +229,7 @@ class _Run:
             self._step(epoch, batch, meter)
             self.step += 1
             if self.step == self.batches.steps:
-                break
+                continue  # what an epoch ends with comes below
             if self._reached(max_steps):
                 self._write()
                 return
