@@ -10,8 +10,9 @@ from torch import Tensor
 from tcertify._checks import check_positive, check_whole
 from tcertify_kernels import add_noise
 
-#: Streams of noise that never overlap: choosing the class, certifying it, predicting.
-SELECTION, ESTIMATION, PREDICTION = 0, 1, 2
+#: Streams of noise that never overlap: choosing the class, certifying it, predicting, and looking
+#: at a network while it is trained.
+SELECTION, ESTIMATION, PREDICTION, VALIDATION = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
