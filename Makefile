@@ -8,7 +8,7 @@ INSTALL = $(PIP) install -c constraints.txt torch && $(PIP) install -c constrain
 TWINS := tests/kernels/test_noise.py tests/kernels/test_integer_noise.py tests/kernels/test_counting.py tests/bounds
 COVERAGE := --cov --cov-fail-under=95
 
-.PHONY: demo test lint bench study clean
+.PHONY: demo test lint bench study study-fashion clean
 
 demo: .venv/demo
 	@$(BIN)/tcertify demo
@@ -31,6 +31,9 @@ bench: .venv/test
 
 study: .venv/test
 	$(BIN)/python benchmarks/study.py
+
+study-fashion: .venv/test
+	$(BIN)/python benchmarks/study.py fashion-mnist
 
 clean:
 	rm -rf .venv build dist
