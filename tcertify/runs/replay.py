@@ -62,7 +62,9 @@ def cast_again(
     rows = _chosen(run, number, seed)
     findings, most = [], 0
     allow = recorded_allow(run.path, run.parameters)
-    images = load_images(dataset, rows, classifier.device, classes, allow)
+    images = load_images(
+        dataset, rows, classifier.device, classes, allow, run.settings.levels
+    )
     with closing(images):
         for image in images:
             row = rows[image.image_id]

@@ -4,4 +4,6 @@ from .noise import ESTIMATION as ESTIMATION
 from .noise import PREDICTION as PREDICTION
 from .noise import SELECTION as SELECTION
 from .noise import GaussianNoise as GaussianNoise
+from .noise import IntegerNoise as IntegerNoise
+from .noise import Noise as Noise
 from .sampler import Sampler as Sampler
