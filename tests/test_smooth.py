@@ -284,14 +284,15 @@ def test_the_method_is_a_keyword_of_smooth(network, x):
 def test_buffers_and_batch_size_stay_from_one_image_to_the_next_and_go_with_the_object(network, x):
     smooth = Smooth(network, 3, 0.25)
     smooth.certify(x, 10, 100, 0.05, 64)
-    kept = smooth._smoothed._sampler._batch
+    (sampler,) = smooth._smoothed._samplers.values()
+    kept = sampler._batch
     smooth.certify(1 - x, 10, 100, 0.05, 64)
     smooth.predict(1 - x, 100, 0.05, 64)
-    assert smooth._smoothed._sampler._batch is kept
+    assert sampler._batch is kept
     buffer = weakref.ref(kept._noisy)
     gc.disable()
     try:
-        del kept, smooth
+        del kept, smooth, sampler
         assert buffer() is None
     finally:
         gc.enable()
