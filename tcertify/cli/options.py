@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from tcertify.data import Dataset
 
-#: Those of `tcertify.sampling` and `tcertify.certificates`, written out so that --help need not load it.
+#: What the library knows, written out so that --help need not load it.
 NOISES = ("auto", "integer", "gaussian")
 METHODS = ("joint", "t-certify", "certify")
 

@@ -180,8 +180,8 @@ def certify(
     """Certify the images of a data set.
 
     MODEL is smoothed with Gaussian noise of standard deviation SIGMA, in pixel units: pixels lie in
-    [0, 1]. Where they are whole grey levels, so is the noise. OUTFILE becomes the log that the field's
-    scripts read; OUTFILE.run, beside it, keeps every vote, so that the run can be resumed,
+    [0, 1]. Where they are whole grey levels, so is the noise. OUTFILE becomes the log that the
+    field's scripts read; OUTFILE.run, beside it, keeps every vote, so that the run can be resumed,
     verified and recertified.
 
     DATASET is digits, cifar10 or imagenet, an .npz file, a folder CLASS/file, or
@@ -461,7 +461,11 @@ def _emit_table(table: RunTable, *, as_json: bool, **files: str) -> None:
     )
     settings = table.settings
     noise = {"noise": settings.noise, "levels": settings.levels, "seed": settings.seed}
-    emit({**files, **noise, **shown.records()[0]}, "\n".join([heading, *_lines(shown)]), as_json=as_json)
+    emit(
+        {**files, **noise, **shown.records()[0]},
+        "\n".join([heading, *_lines(shown)]),
+        as_json=as_json,
+    )
 
 
 def _lines(table: Table) -> list[str]:

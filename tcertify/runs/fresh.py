@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from scipy.stats import fisher_exact
 
@@ -73,7 +74,8 @@ def _difference(
     if settings.predicts:
         chosen = int(sampler.count(*where, _CHOOSING, SELECTION)[0, :-1].argmax())
     there, here = int(row.looks[0, chosen]), int(sampler.count(*where, n, stream)[0, chosen])
-    p = float(fisher_exact([[there, n - there], [here, n - here]]).pvalue)
+    table = np.array([[there, n - there], [here, n - here]])
+    p = float(fisher_exact(table).pvalue)
     if p <= level:
         yield (
             f"Image {row.image_id}: class {chosen} has {there} of {n} votes in the file, and {here}"

@@ -96,9 +96,7 @@ def _ahead(
         loader.shutdown(cancel_futures=True)
 
 
-def _load(
-    dataset: LabelledImages, image_id: int, num_classes: int, levels: int | None
-) -> Loaded:
+def _load(dataset: LabelledImages, image_id: int, num_classes: int, levels: int | None) -> Loaded:
     """Return one image, checked and copied while the data set has not gone on to the next."""
     label = 0
     try:

@@ -227,9 +227,7 @@ def _copies(
     rows = torch.from_numpy(np.stack([slot, ids, samples])).to(images.device)
     where = rows[0].to(torch.int32)
     ties = torch.zeros(len(slot), dtype=torch.bool, device=images.device)
-    return noise.add(
-        out, ties, images.float().contiguous(), where, rows[1], rows[2], stream=stream
-    )
+    return noise.add(out, ties, images.float().contiguous(), where, rows[1], rows[2], stream=stream)
 
 
 def _differ(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -29,7 +29,7 @@ def test_a_resume_takes_the_seed_of_the_run(tmp_path):
     seed = seed_of(tmp_path / "a.run", seed="random", indices=range(4))
     assert seed_of(tmp_path / "a.run", seed="random", resume=True) == seed
     assert seed_of(tmp_path / "b.run", seed="random", resume=True) != seed  # there is no run yet
-    with pytest.raises(RunFileError, match="`seed` is .* there and 1 here"):
+    with pytest.raises(RunFileError, match=r"`seed` is .* there and 1 here"):
         seed_of(tmp_path / "a.run", seed=1, resume=True)
     replaced = seed_of(tmp_path / "a.run", seed="random", resume=True, overwrite=True)
     assert replaced != seed
