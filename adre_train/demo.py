@@ -145,7 +145,9 @@ def train_digits(*, sigma: float, epochs: int, seed: int) -> nn.Module:
     from tcertify.classifiers.networks import build
     from tcertify.data import digits
 
-    chosen = recipe.load("digits", [f"sigma={sigma}", f"epochs={epochs}", f"seed={seed}"])
+    settings = [f"sigma={sigma}", f"epochs={epochs}", f"seed={seed}"]
+    settings += ["warmup=0"] if epochs == 1 else []
+    chosen = recipe.load("digits", settings)
     with torch.random.fork_rng(devices=[]), TemporaryDirectory() as folder:
         torch.manual_seed(seed)
         network = build(chosen.architecture, 10)

@@ -57,7 +57,7 @@ def add_integer_noise(
         or of four dimensions and channels-last. The quotient is rounded to float32, then to that.
     invalid : torch.Tensor
         Set to whether each row of `out` must not vote, bool of shape ``(B,)``: one of its draws of
-        64 bits ties with a threshold (once in some 10^11 rows of ImageNet's size), or, on a CUDA
+        64 bits ties with a threshold (once in some 10^10 rows of ImageNet's size), or, on a CUDA
         device, its slot, image or sample is out of range.
     x : torch.Tensor
         Images on the grid, float32, contiguous, of shape ``(S, ...)``. That they are on the grid
@@ -320,12 +320,13 @@ def _fill_on_device(batch: Batch, noise: _Noise) -> None:
 
     table, device = noise.tables, batch.out.device
     guide, thresholds = _arrays(table.sigma, table.levels, device)
-    name, shape = batch.on_device()
+    name, grid, block, sizes = batch.on_device()
     levels, _, _, inverse, rest = table.grid
     arguments = (
-        *(tensor.data_ptr() for tensor in (*batch, noise.invalid, guide, thresholds)),
+        *batch.addresses(),
+        *(tensor.data_ptr() for tensor in (noise.invalid, guide, thresholds)),
         np.uint64(noise.seed),
-        *map(np.uint32, (*batch.sizes(), noise.stream, table.reach)),
+        *(*sizes, np.uint32(noise.stream), np.uint32(table.reach)),
         *(levels, inverse, rest),
     )
-    _cuda.launch("integer_noise", f"integer_{name}", device, *shape, arguments)
+    _cuda.launch("integer_noise", f"integer_{name}", device, grid, block, arguments)

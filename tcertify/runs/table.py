@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,26 +109,31 @@ def read_run(path: str | os.PathLike[str]) -> RunTable:
     RunFileError
         The file is no run file, or its parameters cannot be read.
     """
-    errors: dict[int, str] = {}
     with RunFile(path) as run:
+        return table_of(run)
 
-        def entries() -> Any:
-            for record in run.records():
-                if record.error is not None:
-                    errors[record.image_id] = record.error
-                whole = -1 if record.squared_levels is None else record.squared_levels
-                values = {**record._asdict(), "squared_levels": whole}
-                yield (*(values[n] for n in [*_COLUMNS][:-1]), record.error is not None)
 
-        table = np.fromiter(entries(), list(_COLUMNS.items()))
-        return RunTable(
-            **{name: np.ascontiguousarray(table[name]) for name in _COLUMNS},
-            errors=errors,
-            settings=run.settings,
-            parameters=run.parameters,
-            environment=run.environment,
-            warnings=tuple(run.warnings),
-            damage=tuple(run.damage),
-            missing=len(set(run.plan).difference(table["image_id"].tolist())),
-            path=run.path,
-        )
+def table_of(run: RunFile) -> RunTable:
+    """Return the whole rows of an open run file; see `read_run`."""
+    errors: dict[int, str] = {}
+
+    def entries() -> Iterator[tuple[Any, ...]]:
+        for record in run.records():
+            if record.error is not None:
+                errors[record.image_id] = record.error
+            whole = -1 if record.squared_levels is None else record.squared_levels
+            values = record._replace(squared_levels=whole)
+            yield (*(getattr(values, n) for n in [*_COLUMNS][:-1]), record.error is not None)
+
+    table = np.fromiter(entries(), list(_COLUMNS.items()))
+    return RunTable(
+        **{name: np.ascontiguousarray(table[name]) for name in _COLUMNS},
+        errors=errors,
+        settings=run.settings,
+        parameters=run.parameters,
+        environment=run.environment,
+        warnings=tuple(run.warnings),
+        damage=tuple(run.damage),
+        missing=len(set(run.plan).difference(table["image_id"].tolist())),
+        path=run.path,
+    )
