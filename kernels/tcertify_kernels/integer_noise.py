@@ -150,7 +150,7 @@ def check_grid(x: torch.Tensor, levels: int) -> None:
     """
     import torch
 
-    whole = _check_levels(levels)
+    whole = check_levels(levels)
     scaled = x.double() * whole
     nearest = scaled.round().clamp(0, whole)
     off = ~((scaled - nearest).abs() <= whole * 2.0**-22)
@@ -185,11 +185,24 @@ class Tables(NamedTuple):
 
 def tables(sigma: float, levels: int) -> Tables:
     """The tables of one (sigma, levels), kept from call to call; refuses what they cannot hold."""
-    return _tables(check_number("sigma", sigma), _check_levels(levels))
+    return _tables(check_number("sigma", sigma), check_levels(levels))
 
 
 @lru_cache(maxsize=64)
 def _tables(sigma: float, levels: int) -> Tables:
+    largest = reach(sigma, levels)
+    thresholds = proved_thresholds(Fraction(sigma) * levels, largest)
+    return Tables(sigma, levels, largest, thresholds, guide_of(thresholds))
+
+
+def reach(sigma: float, levels: int) -> int:
+    """K of `add_integer_noise`; a ValueError where the tables cannot hold it or sigma is too small.
+
+    Examples
+    --------
+    >>> reach(0.25, 255)
+    829
+    """
     if not 0 < sigma < math.inf:
         raise ValueError(f"`sigma` must be positive and finite, got {sigma}.")
     spread = Fraction(sigma) * levels
@@ -198,14 +211,13 @@ def _tables(sigma: float, levels: int) -> Tables:
             f"`sigma` must be at least {LEAST_SPREAD} grey levels, for rounded noise leaves most"
             f" pixels unchanged, got {float(spread):.3g} of {levels} levels."
         )
-    reach = levels + math.ceil(9 * spread)
-    if reach > MAX_REACH:
+    noise = math.ceil(9 * spread)
+    if levels + noise > MAX_REACH:
         raise ValueError(
             f"`levels` and nine standard deviations must be at most {MAX_REACH} grey levels, got"
-            f" {levels} and {reach - levels}."
+            f" {levels} and {noise}."
         )
-    thresholds = proved_thresholds(spread, reach)
-    return Tables(sigma, levels, reach, thresholds, guide_of(thresholds))
+    return levels + noise
 
 
 def proved_thresholds(spread: Fraction, reach: int) -> NDArray[np.uint64]:
@@ -261,7 +273,8 @@ class _Noise(NamedTuple):
     stream: int
 
 
-def _check_levels(levels: Any) -> int:
+def check_levels(levels: Any) -> int:
+    """Return grey levels above 0 as an int; a ValueError for what the tables cannot hold."""
     try:
         whole = operator.index(levels)
     except TypeError:

@@ -13,6 +13,7 @@ import torch
 
 from tcertify._checks import check_whole
 from tcertify.sampling.defects import Defect, settle
+from tcertify_kernels import check_grid
 
 #: Images that are loaded before they are needed.
 _AHEAD = 32
@@ -51,13 +52,14 @@ def load_images(
     device: torch.device,
     num_classes: int,
     allow: Iterable[str] = (),
+    levels: int | None = None,
 ) -> Generator[Loaded, None, None]:
     """Yield the images at `image_ids`, each loaded while those before it are at work.
 
     Each is a copy, so that a data set may use its buffer again. float16, bfloat16 and those
     float64 images that are float32 numbers are converted exactly. An image that cannot be loaded,
-    that is no single float image in the shape of the first, or whose label is none of the classes,
-    comes with the reason in its ``error``.
+    that is no single float image in the shape of the first, that is not on the grid of `levels`, or
+    whose label is none of the classes, comes with the reason in its ``error``.
 
     Raises
     ------
@@ -65,7 +67,7 @@ def load_images(
         An image outside [0, 1], unless "range" is allowed.
     """
     shape: torch.Size | None = None
-    for loading in _ahead(dataset, image_ids, num_classes):
+    for loading in _ahead(dataset, image_ids, num_classes, levels):
         image = loading.result()
         if image.error is None:
             shape = shape or image.pixels.shape
@@ -79,14 +81,14 @@ def load_images(
 
 
 def _ahead(
-    dataset: LabelledImages, image_ids: Iterable[int], num_classes: int
+    dataset: LabelledImages, image_ids: Iterable[int], num_classes: int, levels: int | None
 ) -> Iterator[Future[Loaded]]:
     """Yield futures of the images of a data set, a few of them under way."""
     waiting: deque[Future[Loaded]] = deque()
     loader = ThreadPoolExecutor(1, "tcertify_images")
     try:
         for image_id in image_ids:
-            waiting.append(loader.submit(_load, dataset, image_id, num_classes))
+            waiting.append(loader.submit(_load, dataset, image_id, num_classes, levels))
             if len(waiting) > _AHEAD:
                 yield waiting.popleft()
         yield from waiting
@@ -94,7 +96,7 @@ def _ahead(
         loader.shutdown(cancel_futures=True)
 
 
-def _load(dataset: LabelledImages, image_id: int, num_classes: int) -> Loaded:
+def _load(dataset: LabelledImages, image_id: int, num_classes: int, levels: int | None) -> Loaded:
     """Return one image, checked and copied while the data set has not gone on to the next."""
     label = 0
     try:
@@ -107,6 +109,12 @@ def _load(dataset: LabelledImages, image_id: int, num_classes: int) -> Loaded:
         reason = "its pixels are NaN or infinite"
         return Loaded(image_id, label, torch.empty(0), reason, excused=True)
     outside = float(pixels.min()) < 0 or float(pixels.max()) > 1
+    if levels is not None:
+        try:
+            check_grid(pixels, levels)
+        except ValueError as error:
+            reason = str(error).removesuffix(".")
+            return Loaded(image_id, label, pixels, reason, outside=outside)
     return Loaded(image_id, label, pixels, outside=outside)
 
 

@@ -49,6 +49,7 @@ def recertify_run(
         radius=best["radius"].copy(),
         p_a_lower=best["p_a"].copy(),
         p_b_upper=best["p_b"].copy(),
+        squared_levels=after.squared_levels(best["radius"]),
         settings=after,
         parameters={**table.parameters, **json.loads(json.dumps(asdict(after)))},
     )

@@ -242,6 +242,7 @@ class Rounds:
         ]
 
     def _row(self, image: _Image, look: int, certificate: Any) -> Row:
+        squared_levels = int(self._settings.squared_levels(certificate["radius"]))
         return Row(
             image_id=image.loaded.image_id,
             label=image.loaded.label,
@@ -253,6 +254,7 @@ class Rounds:
             look=look,
             selection=image.selection,
             looks=np.array(image.looks),
+            squared_levels=None if squared_levels < 0 else squared_levels,
             seconds=image.seconds,
         )
 

@@ -23,6 +23,7 @@ _COLUMNS = {
     "p_b_upper": np.float64,
     "n": np.int64,
     "invalid": np.int64,
+    "squared_levels": np.int64,
     "seconds": np.float64,
     "failed": np.bool_,
 }
@@ -42,7 +43,12 @@ class RunTable:
         As in `Certificates`. Where a run `stopped_early` they may be smaller than a full run's
         would be: read certified accuracy at the radii of the settings only, and no mean radius.
     n, invalid : int64 arrays
-        Estimation votes, and how many of them no class received (NaN logits).
+        Estimation votes, and how many of them no class received (NaN logits, ties of integer
+        noise).
+    squared_levels : int64 array
+        Under integer noise, the certificate in integers: it covers every image whose pixels differ
+        by grey levels with this sum of squares, or less. -1 where nothing is certified, and under
+        Gaussian noise.
     seconds : float64 array
         The image's share of the time.
     failed : bool array
@@ -69,6 +75,7 @@ class RunTable:
     p_b_upper: NDArray[np.float64]
     n: NDArray[np.int64]
     invalid: NDArray[np.int64]
+    squared_levels: NDArray[np.int64]
     seconds: NDArray[np.float64]
     failed: NDArray[np.bool_]
     errors: dict[int, str]
@@ -95,7 +102,7 @@ class RunTable:
 
 
 def read_run(path: str | os.PathLike[str]) -> RunTable:
-    """Return the whole rows of a run file as arrays; 66 bytes per image, however many classes.
+    """Return the whole rows of a run file as arrays; 74 bytes per image, however many classes.
 
     Raises
     ------
@@ -114,7 +121,9 @@ def table_of(run: RunFile) -> RunTable:
         for record in run.records():
             if record.error is not None:
                 errors[record.image_id] = record.error
-            yield (*(getattr(record, n) for n in [*_COLUMNS][:-1]), record.error is not None)
+            whole = -1 if record.squared_levels is None else record.squared_levels
+            values = record._replace(squared_levels=whole)
+            yield (*(getattr(values, n) for n in [*_COLUMNS][:-1]), record.error is not None)
 
     table = np.fromiter(entries(), list(_COLUMNS.items()))
     return RunTable(
