@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binom
 
+from benchmarks import parser_of
 from tcertify.bounds import clopper_pearson_lower, clopper_pearson_lower_complement
 
 TABLE = Path(__file__).parent / "results/noise_assumption.tsv"
@@ -58,6 +59,7 @@ NOISES = {
 
 def main():
     """Compute, print and write the table."""
+    parser_of(__doc__).parse_args()
     rows = []
     for alpha in ALPHAS:
         for image, size in SIZES.items():
