@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binom
 
+from benchmarks import parser_of
 from tcertify.bounds import clopper_pearson_lower, clopper_pearson_lower_complement
 from tcertify.sampling import GaussianNoise
 from tcertify.sampling.noise import BEND
@@ -59,6 +60,7 @@ NOISES = {
 
 def main():
     """Compute, print and write the table."""
+    parser_of(__doc__).parse_args()
     rows = []
     for alpha in ALPHAS:
         for image, size in SIZES.items():
