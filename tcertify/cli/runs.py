@@ -289,6 +289,7 @@ def recertify(
     table = recertify_run(run, method=method, alpha=alpha)
     if out is not None:
         export_run(table, out, "tsv")
+        tell(f"wrote {out}")
     _emit_table(table, as_json=as_json)
 
 
@@ -309,6 +310,7 @@ def export(run: Path, format: str, out: Path, overwrite: bool) -> None:
 
     _refuse_existing(out, overwrite)
     export_run(read_run(run), out, format)
+    tell(f"wrote {out}")
 
 
 def _run(
