@@ -386,12 +386,6 @@ def _finish(table: RunTable, options: RunOptions, seconds: float) -> None:
         f" wrote {options.outfile} and {options.run}",
         quiet=options.quiet,
     )
-    if table.stopped_early:
-        tell(
-            f"The radii in {options.outfile} are those of a run that stopped early: read certified"
-            " accuracy from it at the radii given, and no average.",
-            quiet=options.quiet,
-        )
     failed, invalid = int(table.failed.sum()), int(table.invalid.sum())
     if failed or invalid:
         tell(f"{failed} images failed, {invalid} votes were invalid (NaN)")
