@@ -71,6 +71,7 @@ def plot(
     plot_certified_accuracy(
         read_results(results, methods), path, title=title, gain=gain, column=column
     )
+    tell(f"wrote {path}")
 
 
 @click.command(

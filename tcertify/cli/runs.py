@@ -289,6 +289,7 @@ def recertify(
     table = recertify_run(run, method=method, alpha=alpha)
     if out is not None:
         export_run(table, out, "tsv")
+        tell(f"wrote {out}")
     _emit_table(table, as_json=as_json)
 
 
@@ -309,6 +310,7 @@ def export(run: Path, format: str, out: Path, overwrite: bool) -> None:
 
     _refuse_existing(out, overwrite)
     export_run(read_run(run), out, format)
+    tell(f"wrote {out}")
 
 
 def _run(
@@ -384,12 +386,6 @@ def _finish(table: RunTable, options: RunOptions, seconds: float) -> None:
         f" wrote {options.outfile} and {options.run}",
         quiet=options.quiet,
     )
-    if table.stopped_early:
-        tell(
-            f"The radii in {options.outfile} are those of a run that stopped early: read certified"
-            " accuracy from it at the radii given, and no average.",
-            quiet=options.quiet,
-        )
     failed, invalid = int(table.failed.sum()), int(table.invalid.sum())
     if failed or invalid:
         tell(f"{failed} images failed, {invalid} votes were invalid (NaN)")

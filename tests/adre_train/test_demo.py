@@ -17,8 +17,8 @@ def result(tmp_path_factory):
 
 
 def test_the_table_shows_every_method_and_the_gain(result):
-    text = result[0].output
-    assert text.startswith("tcertify demo: digits")
+    assert result[0].stderr.startswith("tcertify demo: digits")
+    text = result[0].stdout
     for name in (*METHODS, "gain"):
         row = re.search(rf"^{name} .*$", text, re.MULTILINE).group()
         assert len(row.split()) == 1 + 7 + 2

@@ -156,7 +156,7 @@ def test_verify_replays_with_model_and_data_set(run, finished):
 def test_recertify_prints_the_table_of_another_method(run, finished, tmp_path):
     result = run("recertify", "done.run", "--method", "joint", "--alpha", 0.01, "--out", "j.tsv")
     assert result.exit_code == 0
-    assert result.output.startswith("joint, alpha = 0.01, sigma = 0.5: 12 images")
+    assert result.stdout.startswith("joint, alpha = 0.01, sigma = 0.5: 12 images")
     run("export", "done.run", "--out", "c.tsv")
     assert (read_log(tmp_path / "j.tsv").radius >= read_log(tmp_path / "c.tsv").radius).all()
 
