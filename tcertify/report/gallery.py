@@ -164,7 +164,9 @@ def _grid(source: ColumnDataSource, view: Any) -> DataTable:
         TableColumn(field="n", title="samples", width=70),
     ]
     if any(source.data["picture"]):
-        picture = HTMLTemplateFormatter(template='<% if (value) { %><img src="<%= value %>"><% } %>')
+        picture = HTMLTemplateFormatter(
+            template='<% if (value) { %><img src="<%= value %>"><% } %>'
+        )
         columns.insert(
             1, TableColumn(field="picture", title="", width=45, sortable=False, formatter=picture)
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 
 from tcertify.classifiers import Classifier
 from tcertify.classifiers.execution import BaseClassifier
+from tcertify.data import as_dataset
 from tcertify.runs.file import RunFile
-from tcertify.runs.images import LabelledImages, Loaded, load_images
+from tcertify.runs.images import Loaded, load_images
 from tcertify.runs.provenance import (
     check_probe,
     check_same_inputs,
@@ -45,7 +47,7 @@ def cast_again(
     run: RunFile,
     number: int,
     model: BaseClassifier | Classifier,
-    dataset: LabelledImages,
+    dataset: Any,
     *,
     device: torch.device | str | None = None,
     seed: int | None = None,
@@ -54,6 +56,7 @@ def cast_again(
     execution = recorded_execution(run.path, run.parameters)
     classes = run.settings.num_classes
     classifier = Classifier.of(model, classes, device=device, execution=execution)
+    dataset = as_dataset(dataset, num_classes=classes)
     check_same_inputs(run.path, run.parameters, run.plan, classifier, dataset)
     check_probe(run.path, run.parameters, classifier, dataset)
     known = here(classifier.device)

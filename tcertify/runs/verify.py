@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from tcertify.classifiers import Classifier
     from tcertify.classifiers.execution import BaseClassifier
-    from tcertify.runs.images import LabelledImages
 
 #: Rows that are recomputed together, and what their votes may take.
 _CHUNK, _CHUNK_VOTES = 256, MAX_VOTES
@@ -62,7 +61,7 @@ def verify_run(
     *,
     replay: int = 0,
     model: BaseClassifier | Classifier | None = None,
-    dataset: LabelledImages | None = None,
+    dataset: Any = None,
     device: torch.device | str | None = None,
     seed: int | None = None,
 ) -> Report:

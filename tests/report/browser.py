@@ -23,7 +23,7 @@ _TRIES, _PAUSE = 600, 0.1
 
 
 class Page:
-    """An open page; `requests` are the addresses that it asked for, `errors` what it complained of."""
+    """An open page; `requests` are what it asked for, `errors` what it complained of."""
 
     def __init__(self, socket):
         self._socket, self._last = socket, 0
