@@ -5,23 +5,25 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # torch goes in first and alone, so that its CPU build is taken where one lies at hand.
 INSTALL = $(PIP) install -c constraints.txt torch && $(PIP) install -c constraints.txt -e
 
-TWINS := tests/kernels/test_noise.py tests/kernels/test_counting.py tests/bounds
-COVERAGE := --cov=kernels --cov=tcertify/bounds --cov-branch --cov-fail-under=96
+TWINS := tests/kernels/test_noise.py tests/kernels/test_integer_noise.py tests/kernels/test_counting.py tests/bounds
+COVERAGE := --cov --cov-fail-under=95
 
-.PHONY: demo test lint bench study clean
+.PHONY: demo test lint bench study study-fashion clean
 
 demo: .venv/demo
 	@$(BIN)/tcertify demo
 
 # The suite as users run it, then the compiled code as plain Python, where coverage can see it.
 test: .venv/test
-	$(BIN)/python -m pytest
-	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q $(TWINS) $(COVERAGE)
+	$(BIN)/python -m pytest --cov --cov-report=
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q $(TWINS) --cov-append $(COVERAGE)
 
 lint: .venv/lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --strict tests/user_script.py
+	$(BIN)/basedpyright --level error tests/user_script.py
 	$(BIN)/lint-imports
 
 bench: .venv/test
@@ -29,6 +31,9 @@ bench: .venv/test
 
 study: .venv/test
 	$(BIN)/python benchmarks/study.py
+
+study-fashion: .venv/test
+	$(BIN)/python benchmarks/study.py fashion-mnist
 
 clean:
 	rm -rf .venv build dist

@@ -36,7 +36,7 @@ def pgd(
         The base classifier, (N, ...) images to (N, C) logits. It is in eval mode and its parameters
         are frozen during the attack; both are as before afterwards, exceptions included.
     x : torch.Tensor
-        The images, (B, ...), in [0, 1].
+        The images, (B, ...), in [0, 1]: a network that standardises does so in its first layer.
     y : torch.Tensor
         Their labels, (B,) int64.
     noise : torch.Tensor
@@ -60,6 +60,13 @@ def pgd(
         raise ValueError(
             f"`noise` must be (k, B, ...) with k at least 1 and x's shape {tuple(x.shape)} "
             f"behind k, got {tuple(noise.shape)}."
+        )
+    low, high = (float(bound) for bound in x.detach().aminmax())
+    if not (low >= 0 and high <= 1):
+        bad = high if high > 1 else low
+        raise ValueError(
+            f"`x` must be in [0, 1], got {bad:g}: standardise in the network's first layer, not "
+            "before the attack."
         )
     adversary = x.detach()
     with _frozen(model), torch.enable_grad():

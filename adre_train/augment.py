@@ -18,22 +18,24 @@ if TYPE_CHECKING:
 
 
 class Augmented(TorchDataset[tuple[Tensor, int]]):
-    """The images of one epoch: image i depends on (seed, epoch, i), and on no order or worker.
+    """The images of all epochs: ``[epoch, i]`` depends on (seed, epoch, i), and on no order or
+    worker.
 
     `how` is "none", "crop-flip" (the image shifted by up to 4 pixels over black, mirrored half of
     the time) or, for images in folders, "resized-crop-flip" (8 to 100 % of the image's area at an
     aspect of 3/4 to 4/3, scaled to 224x224, mirrored half of the time).
     """
 
-    def __init__(self, data: Dataset, how: str, seed: int, epoch: int) -> None:
+    def __init__(self, data: Dataset, how: str, seed: int) -> None:
         if how == "resized-crop-flip" and not isinstance(data, ImageFolders):
             raise ValueError(f"`augment` resized-crop-flip is for image folders, not {data.name}.")
-        self.data, self.how, self.key = data, how, (seed, epoch)
+        self.data, self.how, self.seed = data, how, seed
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = key
         if self.how == "none":
             return self.data[index]
-        rng = np.random.default_rng((*self.key, index))
+        rng = np.random.default_rng((self.seed, epoch, index))
         if isinstance(self.data, ImageFolders) and self.how == "resized-crop-flip":
             image = self.data.read(index, lambda picture: resized_crop(picture, rng))
             label = self.data.labels[index]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,10 @@ from torch import Tensor
 from tcertify._files import complete
 
 KEPT = 2
+NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?\.json")
+
+#: Whole epochs done, and steps of the next.
+Place = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -29,26 +34,30 @@ class Checkpoint:
 
 def write(
     folder: Path,
-    epoch: int,
+    place: Place,
     weights: dict[str, Tensor],
     optimizer: dict[str, Tensor],
     record: dict[str, Any],
+    *,
+    best: int | None = None,
 ) -> None:
-    """Write the checkpoint of an epoch and keep the last two.
+    """Write the checkpoint of a place in the training; keep the last two, and that of epoch `best`.
 
     Three files: the weights, by the model's own names, and the optimiser's tensors, in
     safetensors; and the record in JSON, with the SHA-256 of all three. The JSON is written last, so
     a checkpoint counts from the moment it is complete. Whenever the process is killed, the
     checkpoint before stays whole.
     """
-    paths = _paths(folder, epoch)
+    paths = _paths(folder, place)
     contents = [save(_on_cpu(weights)), save(_on_cpu(optimizer))]
-    record = {**record, "epoch": epoch}
+    record = {**record, "epoch": place[0], "step": place[1]}
     sums = [_sha256(content) for content in (*contents, _canonical(record))]
     text = json.dumps({"record": record, "sha256": sums}, indent=1, allow_nan=False)
     for path, content in zip(paths, [*contents, text.encode()], strict=True):
         replace(path, content)
-    for old in sorted(_epochs(folder))[:-KEPT]:
+    for old in sorted(_places(folder))[:-KEPT]:
+        if old == (best, 0):
+            continue
         # The record first: a checkpoint half removed must not count.
         for path in reversed(_paths(folder, old)):
             path.unlink(missing_ok=True)
@@ -68,9 +77,9 @@ def latest(folder: Path) -> Checkpoint | None:
         If there are checkpoints and all are damaged.
     """
     damage = []
-    for epoch in sorted(_epochs(folder), reverse=True):
+    for place in sorted(_places(folder), reverse=True):
         try:
-            checkpoint = _read(*_paths(folder, epoch))
+            checkpoint = _read(*_paths(folder, place))
         except (OSError, ValueError) as error:
             damage.append(str(error))
             continue
@@ -86,9 +95,9 @@ def latest(folder: Path) -> Checkpoint | None:
     return None
 
 
-def weights_path(folder: Path, epoch: int) -> Path:
-    """Return where the weights of an epoch lie."""
-    return _paths(folder, epoch)[0]
+def weights_path(folder: Path, epoch: int, step: int = 0) -> Path:
+    """Return where the weights after so many epochs, and steps of the next, lie."""
+    return _paths(folder, (epoch, step))[0]
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -124,12 +133,15 @@ def _canonical(record: dict[str, Any]) -> bytes:
     return json.dumps(record, sort_keys=True, allow_nan=False).encode()
 
 
-def _epochs(folder: Path) -> list[int]:
-    return [int(path.stem.removeprefix("epoch-")) for path in folder.glob("epoch-*.json")]
+def _places(folder: Path) -> list[Place]:
+    """Return the places whose record lies in the folder; files of other names are passed over."""
+    found = [NAME.fullmatch(path.name) for path in folder.glob("epoch-*.json")]
+    return [(int(match[1]), int(match[2] or 0)) for match in found if match]
 
 
-def _paths(folder: Path, epoch: int) -> tuple[Path, Path, Path]:
-    stem = f"epoch-{epoch:05d}"
+def _paths(folder: Path, place: Place) -> tuple[Path, Path, Path]:
+    epoch, step = place
+    stem = f"epoch-{epoch:05d}" + (f"-step-{step:07d}" if step else "")
     suffixes = (".safetensors", ".optimizer.safetensors", ".json")
     weights, optimizer, record = (folder / (stem + suffix) for suffix in suffixes)
     return weights, optimizer, record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import traceback
 from pathlib import Path
@@ -21,64 +22,121 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder for checkpoints and metrics; runs/RECIPE unless given.",
+    help="Folder for checkpoints and metrics. [default: runs/RECIPE]",
 )
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the folder.")
+@click.option("--init", type=click.Path(path_type=Path), help="Weights to begin with.")
+@click.option("--max-steps", type=click.IntRange(min=1), help="Stop after this training step.")
+@click.option(
+    "--checkpoint-minutes",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    help="Write a checkpoint this often within an epoch; 0: only after epochs.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would run and what it costs.")
-@click.option("--workers", default=0, show_default=True, help="Processes that read images.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Processes that read images. [default: automatic]",
+)
 def main(
     recipe: str,
     settings: tuple[str, ...],
     data: Path | None,
     out: Path | None,
     resume: bool,
+    init: Path | None,
+    max_steps: int | None,
+    checkpoint_minutes: float,
     dry_run: bool,
-    workers: int,
+    workers: int | None,
 ) -> None:
     """Train a base classifier that certifies well once smoothed.
 
     RECIPE is one of the recipes that come along (digits, cifar10, cifar10-adv, imagenet,
     imagenet-k4, imagenet-adv) or a TOML file. For several devices start it with torchrun.
     """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     from adre_train.recipe import load
 
     try:
         chosen = load(recipe, settings)
+        if not (chosen.dataset and chosen.architecture):
+            raise ValueError(f"{recipe} must name a `dataset` and an `architecture`.")
         if dry_run:
-            click.echo(describe(chosen))
+            click.echo(describe(chosen, data))
             return
-        _run(chosen, data, out or Path("runs") / Path(recipe).stem, resume, workers)
-    except (ValueError, FileNotFoundError, ModuleNotFoundError, FloatingPointError) as error:
+        _run(
+            chosen,
+            data,
+            out or Path("runs") / Path(recipe).stem,
+            resume=resume,
+            init=init,
+            max_steps=max_steps,
+            checkpoint_minutes=checkpoint_minutes,
+            workers=workers,
+        )
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         raise click.ClickException(str(error)) from error
+    except RuntimeError as error:
+        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        raise click.ClickException(
+            f"Memory ran out: `accumulate` cuts a batch into parts. {error}"
+        ) from error
 
 
-def describe(recipe: Recipe) -> str:
+def describe(recipe: Recipe, data: Path | None) -> str:
     """Return the settings of a recipe, and an estimate of its cost on this machine."""
     import torch
 
-    from adre_train.cost import estimate
+    from adre_train.cost import DATA_SETS, TIMINGS, estimate
+    from adre_train.fit import check_fits
+    from tcertify import classifiers
+    from tcertify import data as data_sets
 
+    if recipe.dataset in DATA_SETS:
+        count, shape, classes = DATA_SETS[recipe.dataset]
+    else:
+        images = data_sets.load(recipe.dataset, "train", data)
+        count, shape, classes = len(images), images[0][0].shape, images.num_classes
+    network = classifiers.new(recipe.architecture, classes)
+    check_fits(network, recipe.dataset, shape, classes)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    cost = estimate(recipe, device)
+    cost = estimate(recipe, network, count, shape, device)
     settings = [f"{key} = {value}" for key, value in dataclasses.asdict(recipe).items()]
+    least, middle, most = (f"{seconds / 3600:.2g}" for seconds in cost.seconds)
     return "\n".join(
         [
             *settings,
             "",
             f"{cost.parameters:,} parameters, {cost.steps:,} steps, {cost.flop:.2g} FLOP",
-            f"about {cost.seconds / 3600:.2g} hours on this machine's {device}, from one small"
-            " batch timed now, data loading and validation aside",
+            f"about {middle} hours on this machine's {device}: {least} to {most} by {TIMINGS}"
+            f" timings of {cost.images} images at once in"
+            f" {'bf16' if recipe.bf16 else 'float32'}, data loading and validation aside",
         ]
     )
 
 
-def _run(recipe: Recipe, data: Path | None, out: Path, resume: bool, workers: int) -> None:
+def _run(
+    recipe: Recipe,
+    data: Path | None,
+    out: Path,
+    *,
+    resume: bool,
+    init: Path | None,
+    max_steps: int | None,
+    checkpoint_minutes: float,
+    workers: int | None,
+) -> None:
     import torch
     from torch import distributed
 
+    from adre_train.fit import check_fits
     from adre_train.train import train
-    from tcertify.classifiers.networks import build
-    from tcertify.data import load
+    from tcertify import classifiers
+    from tcertify import data as data_sets
 
     device = torch.device("cpu")
     if torch.cuda.is_available():
@@ -87,11 +145,22 @@ def _run(recipe: Recipe, data: Path | None, out: Path, resume: bool, workers: in
     if several:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        images, test = (load(recipe.dataset, split, data) for split in ("train", "test"))
+        images = data_sets.load(recipe.dataset, "train", data)
         torch.manual_seed(recipe.seed)
-        network = build(recipe.architecture, images.num_classes)
+        network = classifiers.new(recipe.architecture, images.num_classes)
+        shape = tuple(images[0][0].shape)
+        check_fits(network, images.name, shape, images.num_classes)
         path = train(
-            network, images, recipe, out, test=test, resume=resume, workers=workers, device=device
+            network,
+            images,
+            recipe,
+            out,
+            resume=resume,
+            init=init,
+            max_steps=max_steps,
+            checkpoint_minutes=checkpoint_minutes,
+            workers=workers,
+            device=device,
         )
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)  # they hold what holds the process group

@@ -82,7 +82,7 @@ def demo(
     methods on the same votes.
     """
     say = functools.partial(tell, quiet=quiet)
-    say(f"tcertify demo: digits, 8x8 pixels in [0, 1], Gaussian noise sigma = {sigma:g}")
+    say(f"tcertify demo: digits, 8x8 pixels in [0, 1], sigma = {sigma:g}")
     from safetensors.torch import save_file
 
     from tcertify.data import digits
@@ -104,7 +104,7 @@ def demo(
     indices = range(min(images, len(data)))
     started = time.perf_counter()
     with progress(len(indices), quiet=quiet) as on_progress:
-        certify_dataset(
+        certified = certify_dataset(
             network,
             data,
             sigma=sigma,
@@ -119,13 +119,14 @@ def demo(
         )
     say(
         f"certified {len(indices)} test images in {time.perf_counter() - started:.1f} s:"
-        f" n0 = {n0}, n = {n}, alpha = {alpha:g}, seed = {seed}"
+        f" n0 = {n0}, n = {n}, alpha = {alpha:g},"
+        f" {certified.settings.noise} noise, seed = {seed}"
     )
     runs = {method: recertify_run(run, method=method) for method in METHODS}
     results = [Result.of_run(run_table, method) for method, run_table in runs.items()]
     click.echo(table(results))
-    for method, certified in runs.items():
-        export_run(certified, out / f"{method}.tsv", "tsv")
+    for method, run_table in runs.items():
+        export_run(run_table, out / f"{method}.tsv", "tsv")
     plot_certified_accuracy(
         results,
         out / "certified_accuracy.png",
@@ -144,7 +145,9 @@ def train_digits(*, sigma: float, epochs: int, seed: int) -> nn.Module:
     from tcertify.classifiers.networks import build
     from tcertify.data import digits
 
-    chosen = recipe.load("digits", [f"sigma={sigma}", f"epochs={epochs}", f"seed={seed}"])
+    settings = [f"sigma={sigma}", f"epochs={epochs}", f"seed={seed}"]
+    settings += ["warmup=0"] if epochs == 1 else []
+    chosen = recipe.load("digits", settings)
     with torch.random.fork_rng(devices=[]), TemporaryDirectory() as folder:
         torch.manual_seed(seed)
         network = build(chosen.architecture, 10)

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import math
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -15,16 +15,18 @@ from typing import Any
 from tcertify._checks import check_non_negative, check_positive, check_whole
 
 CHOICES = {
-    "dataset": ("digits", "cifar10", "imagenet"),
-    "risk": ("adre", "radius", "stability"),
+    "risk": ("adre", "radius", "signed-radius", "stability"),
     "per": ("mean", "single"),
     "schedule": ("step", "cosine"),
     "augment": ("none", "crop-flip", "resized-crop-flip"),
 }
 POSITIVE = ("sigma", "lr")
 NON_NEGATIVE = ("lam", "eps", "warmup", "eps_warmup", "momentum", "weight_decay")
-AT_LEAST_ONE = ("k", "epochs", "batch", "step_every", "accumulate", "validate_samples")
-AT_LEAST_ZERO = ("steps", "seed", "validate_every", "validate_images")
+AT_LEAST_ONE = (
+    *("k", "epochs", "batch", "step_every", "accumulate"),
+    *("validate_images", "validate_samples"),
+)
+AT_LEAST_ZERO = ("steps", "seed", "validate_every")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +36,15 @@ class Recipe:
     Raises
     ------
     ValueError
-        If a setting is out of range; the message names it.
+        If a setting is out of range, or contradicts another; the message names it.
     """
 
-    dataset: str = "digits"
-    architecture: str = "digits"
+    # What `adre-train` trains, as `tcertify.data.load` and `tcertify.classifiers.new` know it.
+    # Empty where Python gives both to `train`.
+    dataset: str = ""
+    architecture: str = ""
 
-    # The risk: see `adre_risk`, `radius_risk` and `stability`.
+    # The risk: see `adre_risk`, `radius_risk`, `signed_radius_risk` and `stability`.
     sigma: float = 0.5
     k: int = 8
     lam: float = 0.1
@@ -67,9 +71,12 @@ class Recipe:
     augment: str = "none"
     accumulate: int = 1
     bf16: bool = False
+    channels_last: bool = False
+    compile: bool = False
     seed: int = 0
 
-    # Every so many epochs (0: never), certify so many test images with so many samples.
+    # Every so many epochs (0: never), certify so many validation images with so many samples. The
+    # validation images are every tenth training image; they are not trained on.
     validate_every: int = 0
     validate_images: int = 100
     validate_samples: int = 500
@@ -90,6 +97,8 @@ class Recipe:
         for name in ("floor", "label_smoothing"):
             if not 0 <= check_non_negative(name, getattr(self, name)) < 1:
                 raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
+        for sentence in _contradictions(self):
+            raise ValueError(sentence)
 
     def learning_rate(self, epoch: float) -> float:
         """Return the rate at a moment, in epochs with fractions: a linear rise to `lr` over
@@ -105,6 +114,37 @@ class Recipe:
     def attack_radius(self, epoch: int) -> float:
         """Return eps in an epoch: a linear rise over the first `eps_warmup` epochs."""
         return self.eps * min(1.0, (epoch + 1) / self.eps_warmup) if self.eps_warmup else self.eps
+
+
+def _contradictions(recipe: Recipe) -> Iterator[str]:
+    """Return a sentence for each setting that contradicts another."""
+    adre, stable = recipe.risk == "adre", recipe.risk == "stability"
+    unread = f"for `risk` {recipe.risk}, which does not read it"
+    one_copy = adre and recipe.lam == 0 and recipe.per == "single" and not recipe.steps
+    table = {
+        "`eps` needs an attack: give `steps` as well": recipe.eps and not recipe.steps,
+        "`steps` need a radius of the attack: give `eps` as well": recipe.steps and not recipe.eps,
+        "`eps_warmup` needs an attack: give `eps` and `steps`": (
+            recipe.eps_warmup and not recipe.eps
+        ),
+        f"`eps_warmup` is {recipe.eps_warmup:g} of {recipe.epochs} epochs, so that `eps` is never "
+        "reached": recipe.eps_warmup > recipe.epochs,
+        f"`warmup` is {recipe.warmup:g} of {recipe.epochs} epochs, so that `lr` is never "
+        "reached": recipe.warmup >= recipe.epochs,
+        f"`steps` attack the risk of adre, not of {recipe.risk}": recipe.steps and not adre,
+        f"`per` = {recipe.per} is set {unread}": recipe.per != Recipe.per and not adre,
+        f"`floor` = {recipe.floor:g} is set {unread}": recipe.floor != Recipe.floor and stable,
+        f"`label_smoothing` is set {unread}": recipe.label_smoothing and stable,
+        f"`floor` must be in (0, 0.5) for `risk` {recipe.risk}, got {recipe.floor:g}": (
+            not adre and not stable and not 0 < recipe.floor < 0.5
+        ),
+        f"`k` makes {recipe.k} copies, of which `per` = single uses one at lam = 0": (
+            one_copy and recipe.k > 1
+        ),
+        f"`accumulate` = {recipe.accumulate} parts are more than the {recipe.batch} images of a "
+        "batch": recipe.accumulate > recipe.batch,
+    }
+    return (f"{sentence}." for sentence, contradicts in table.items() if contradicts)
 
 
 def load(name: str, settings: Iterable[str] = ()) -> Recipe:
@@ -143,12 +183,14 @@ def _read(name: str) -> str:
         raise FileNotFoundError(
             f"{name} is neither a file nor one of the recipes {known}."
         ) from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is no TOML: {error}.") from None
 
 
 def _parse(text: str, source: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ValueError(f"{source} is no TOML: {error}") from error
 
 
@@ -156,7 +198,7 @@ def _value(text: str) -> Any:
     """Return what TOML makes of a value; what it makes nothing of is a bare word."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, KeyError, RecursionError):
         return text
 
 

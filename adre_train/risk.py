@@ -1,4 +1,4 @@
-"""The regularised risk of Feng et al. (2020), and the two it was compared with."""
+"""The regularised risk of Feng et al. (2020), and those it is compared with."""
 
 from __future__ import annotations
 
@@ -55,12 +55,15 @@ def adre_risk(
     Raises
     ------
     ValueError
-        If a number is out of range, a shape does not fit, or a label is not in [0, C).
+        If a number is out of range, a shape does not fit, or a label is not in [0, C). On a GPU the
+        labels' range is left to torch's own assertion on the device.
 
     Notes
     -----
-    Everything happens in log space: the risk and its gradient are finite for logits of +-1e4 and
-    for bf16 logits. A NaN logit makes the risk NaN.
+    Everything happens in log space: the risk and its gradient are finite for logits of +-1e4, for
+    bf16 logits, and where a class other than the label is masked by a logit of -inf. A NaN logit
+    makes the risk NaN. No call waits for the device, and ``torch.compile(fullgraph=True)`` takes
+    the function whole.
 
     References
     ----------
@@ -78,7 +81,7 @@ def adre_risk(
         raise ValueError(f"`per` must be 'mean' or 'single', got {per!r}.")
     check_batch(logits, y)
     log_f = _log_softmax(logits)
-    l_per = _cross_entropy(log_f if per == "mean" else log_f[:1], y, label_smoothing).mean()
+    l_per = _cross_entropy(log_f if per == "mean" else log_f[:1], y, label_smoothing)
     if lam == 0:
         return l_per
     return l_per + lam * runner_up(_log_mean(log_f), y).clamp(min=_log_floor(floor)).mean()
@@ -93,31 +96,44 @@ def radius_risk(
     floor: float = 1e-6,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """The risk l_per - lam * R with the radius itself as regulariser (eq. 10), averaged over the
-    batch. It is unstable, as the paper found: prefer `adre_risk`.
+    """The risk l_per - lam * R with the certified radius itself as regulariser (eq. 10), averaged
+    over the batch. Training by it collapses, as the paper found: prefer `adre_risk`.
 
-    R is ``sigma / 2 * (Phi^-1(G[y]) - Phi^-1(G[c*]))``, negative where the smoothed classifier
-    errs. Its slope is 1 / phi, which explodes as G[y] nears 1 and G[c*] nears 0; that is where the
-    instability comes from. Both are kept in [floor, 1 - floor], and no gradient flows beyond.
+    R is ``sigma / 2 * (Phi^-1(G[a]) - Phi^-1(G[b]))`` for the two classes a and b with the largest
+    G. The label has no say in it: where the smoothed classifier errs, R rewards the error.
+    `signed_radius_risk` is the same with the label's say.
 
     The parameters are those of `adre_risk`, with `sigma` > 0 the noise's standard deviation and
-    `floor` in (0, 1/2). R is computed in float64.
+    `floor` in (0, 1/2): both G are kept in [floor, 1 - floor], and no gradient flows beyond. R is
+    computed in float64.
     """
-    lam, sigma = check_non_negative("lam", lam), check_positive("sigma", sigma)
-    if not 0 < check_real("floor", floor) < 0.5:
-        raise ValueError(f"`floor` must be in (0, 0.5), got {floor}.")
-    check_batch(logits, y)
-    log_f = _log_softmax(logits)
+    log_f, l_per = _performance(logits, y, lam, label_smoothing)
+    first, second = _log_mean(log_f).topk(2).values.unbind(1)
+    return l_per - lam * _radius(first, second, sigma, floor).to(l_per.dtype)
+
+
+def signed_radius_risk(
+    logits: Tensor,
+    y: Tensor,
+    *,
+    lam: float,
+    sigma: float,
+    floor: float = 1e-6,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """The risk l_per - lam * R with R the radius under the label's sign, averaged over the batch:
+    an objective of this package's own, not of the paper.
+
+    R is ``sigma / 2 * (Phi^-1(G[y]) - Phi^-1(G[c*]))``: the radius where the smoothed classifier is
+    right, and negative where it errs, so that an error is never rewarded. With `radius_risk`
+    (eq. 10) it agrees where the classifier is right.
+
+    The parameters are those of `radius_risk`. `lam` is on another scale than that of `adre_risk`.
+    """
+    log_f, l_per = _performance(logits, y, lam, label_smoothing)
     log_g = _log_mean(log_f)
-    g_y = log_g.gather(1, y[:, None]).squeeze(1)
-    quantile_y, quantile_other = (
-        torch.special.ndtri(log_p.double().exp().clamp(floor, 1 - floor))
-        for log_p in (g_y, runner_up(log_g, y))
-    )
-    radius = sigma / 2 * (quantile_y - quantile_other)
-    l_per = _cross_entropy(log_f, y, label_smoothing)
-    risk: Tensor = l_per.mean() - lam * radius.mean().to(l_per.dtype)
-    return risk
+    at_label = log_g.gather(1, y[:, None]).squeeze(1)
+    return l_per - lam * _radius(at_label, runner_up(log_g, y), sigma, floor).to(l_per.dtype)
 
 
 def stability(clean: Tensor, logits: Tensor, y: Tensor, *, lam: float) -> Tensor:
@@ -136,12 +152,15 @@ def stability(clean: Tensor, logits: Tensor, y: Tensor, *, lam: float) -> Tensor
     if clean.shape != logits.shape[1:]:
         raise ValueError(f"`clean` must be {tuple(logits.shape[1:])}, got {tuple(clean.shape)}.")
     log_clean, log_f = _log_softmax(clean), _log_softmax(logits)
-    l_stability = -(log_clean.exp() * log_f).sum(-1).mean()
-    return _cross_entropy(log_clean[None], y, 0.0).mean() + lam * l_stability
+    l_stability = -(log_clean.exp() * _finite(log_f)).sum(-1).mean()
+    return _cross_entropy(log_clean[None], y, 0.0) + lam * l_stability
 
 
 def check_batch(logits: Tensor, y: Tensor) -> None:
-    """Raise unless logits (k, B, C) and labels (B,) fit each other and the classes."""
+    """Raise unless logits (k, B, C) and labels (B,) fit each other and the classes.
+
+    The labels' values are read on a CPU only: elsewhere that would wait for the device.
+    """
     if logits.ndim != 3 or not logits.is_floating_point():
         kind = f"{tuple(logits.shape)} {logits.dtype}"
         raise ValueError(f"`logits` must be floating point of shape (k, B, C), got {kind}.")
@@ -153,6 +172,13 @@ def check_batch(logits: Tensor, y: Tensor) -> None:
     if y.shape != (images,) or y.dtype != torch.int64:
         kind = f"{tuple(y.shape)} {y.dtype}"
         raise ValueError(f"`y` must be ({images},) torch.int64, got {kind}.")
+    if y.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    check_labels(y, classes)
+
+
+def check_labels(y: Tensor, classes: int) -> None:
+    """Raise unless all labels are in [0, classes); this waits for the labels' device."""
     low, high = (int(bound) for bound in y.aminmax())
     if low < 0 or high >= classes:
         bad = low if low < 0 else high
@@ -182,13 +208,45 @@ def _log_softmax(logits: Tensor) -> Tensor:
 
 
 def _log_mean(log_f: Tensor) -> Tensor:
-    return log_f.logsumexp(0) - math.log(len(log_f))
+    return _finite(log_f).logsumexp(0) - math.log(len(log_f))
+
+
+def _finite(log_f: Tensor) -> Tensor:
+    """Return log F with the least float for the -inf of a masked class: its gradient would be NaN
+    in a sum of exponentials, and its product with a probability of 0 as well.
+    """
+    return log_f.clamp(min=torch.finfo(log_f.dtype).min)
+
+
+def _performance(
+    logits: Tensor, y: Tensor, lam: float, label_smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """Return log F and l_per over all copies."""
+    check_non_negative("lam", lam)
+    check_batch(logits, y)
+    log_f = _log_softmax(logits)
+    return log_f, _cross_entropy(log_f, y, label_smoothing)
+
+
+def _radius(log_p: Tensor, log_q: Tensor, sigma: float, floor: float) -> Tensor:
+    """Return the mean of sigma / 2 * (Phi^-1(p) - Phi^-1(q)), both kept in [floor, 1 - floor]."""
+    sigma = check_positive("sigma", sigma)
+    if not 0 < check_real("floor", floor) < 0.5:
+        raise ValueError(f"`floor` must be in (0, 0.5), got {floor}.")
+    larger, smaller = (
+        torch.special.ndtri(log_probability.double().exp().clamp(floor, 1 - floor))
+        for log_probability in (log_p, log_q)
+    )
+    radius: Tensor = sigma / 2 * (larger - smaller).mean()
+    return radius
 
 
 def _cross_entropy(log_f: Tensor, y: Tensor, label_smoothing: float) -> Tensor:
-    """Return the mean over the copies of CE(F_j, y), (B,)."""
+    """Return the mean over copies and images of CE(F_j, y)."""
     if not 0 <= check_real("label_smoothing", label_smoothing) < 1:
         raise ValueError(f"`label_smoothing` must be in [0, 1), got {label_smoothing}.")
-    mean_log_f = log_f.mean(0)
-    at_label = mean_log_f.gather(1, y[:, None]).squeeze(1)
-    return -(1 - label_smoothing) * at_label - label_smoothing * mean_log_f.mean(1)
+    labels = y.expand(len(log_f), -1)[..., None]
+    at_label = log_f.gather(2, labels).mean()
+    if label_smoothing == 0:  # 0 times the -inf of a masked class would be NaN
+        return -at_label
+    return -(1 - label_smoothing) * at_label - label_smoothing * log_f.mean()

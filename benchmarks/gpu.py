@@ -186,8 +186,8 @@ class Suite:
         return {"exit_code": code, "last_lines": text.splitlines()[-100:]}
 
 
-#: For ncu: the kernels of noise.cu and counting.cu, and none of torch's.
-OUR_KERNELS = "regex:^(contiguous|channels_last|colour|few|many)_"
+#: For ncu: our kernels, and none of torch's.
+OUR_KERNELS = "regex:^(integer_)?(contiguous|channels_last|colour|few|many)_"
 
 
 def _probe(which: str) -> list[str]:

@@ -233,8 +233,7 @@ def data_set(bench: Bench, limit: float) -> Report:
                 out=path,
                 n=n,
                 radii=RADII,
-                dtype="bfloat16",
-                channels_last=True,
+                execution=FAST,
                 allow=["rows"],  # bfloat16 logits may move with the batch by a last bit
                 on_progress=watch,
             )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.implementations import (
-    NOISE,
+    NOISE_ON_A_DEVICE,
     VOTES,
     check_noise,
     check_votes,
@@ -21,7 +21,7 @@ from benchmarks.implementations import (
     vote_case,
 )
 from benchmarks.timing import best_seconds, graph_seconds
-from tcertify_kernels import add_noise, count_votes
+from tcertify_kernels import add_integer_noise, add_noise, count_votes
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -98,10 +98,11 @@ def bits(bench: Bench) -> Report:
     differ, elements = 0, 0
     for shape, dtype, last in itertools.product(shapes, DTYPES, (False, True)):
         rows = 7 if bench.small else 64
-        found = _noise_bits(bench.device, rows, shape, dtype, last)
-        expected = _noise_bits("cpu", rows, shape, dtype, last)
-        differ += int((found.cpu() != expected).sum())
-        elements += expected.numel()
+        for bits_of in (_noise_bits, _integer_bits):
+            found = bits_of(bench.device, rows, shape, dtype, last)
+            expected = bits_of("cpu", rows, shape, dtype, last)
+            differ += int((found.cpu() != expected).sum())
+            elements += expected.numel()
     votes_differ = 0
     for classes, dtype in itertools.product((2, 10, 100, 1000, 21_841), DTYPES):
         case = vote_case(50 if bench.small else 2000, classes, dtype, "cpu")
@@ -119,6 +120,14 @@ def _noise_bits(
     case = noise_case((rows, *shape), dtype, device, channels_last)
     arrays = case.out, case.x, case.slot, case.image + 2**32 - 1, case.sample + 2**40
     return add_noise(*arrays, sigma=0.3, seed=2**63 + 1, stream=1)
+
+
+def _integer_bits(
+    device: str, rows: int, shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool
+) -> torch.Tensor:
+    case = noise_case((rows, *shape), dtype, device, channels_last)
+    arrays = case.out, case.invalid, case.x, case.slot, case.image + 2**32 - 1, case.sample + 2**40
+    return add_integer_noise(*arrays, sigma=0.3, levels=255, seed=2**63 + 1, stream=1)
 
 
 #: The batches of CIFAR-10 and ImageNet that predictions are made for (docs/performance.md).
@@ -141,9 +150,11 @@ def noise(bench: Bench) -> list[Report]:
     for shape, dtype, last in itertools.product(shapes, DTYPES, (False, True)):
         cases = cases_of(bench, shape, dtype, last)
         row: Report = {"shape": shape, "dtype": str(dtype), "channels_last": last}
-        for name in ("ours", "torch", "field", "normals"):
-            check_noise(cases[0], NOISE[name](cases[0]), name)
-            row[f"{name}_microseconds"] = 1e6 * bench.best_in_a_graph(NOISE[name], cases)
+        for name in ("ours", "ours, integer", "torch", "field", "normals"):
+            check_noise(cases[0], NOISE_ON_A_DEVICE[name](cases[0]), name)
+            row[f"{name}_microseconds"] = 1e6 * bench.best_in_a_graph(
+                NOISE_ON_A_DEVICE[name], cases
+            )
         written = math.prod(shape) * dtype.itemsize / (row["ours_microseconds"] / 1e6)
         row["ours_of_fill_bandwidth"] = written / bench.bandwidth["fill"]
         row["field_over_ours"] = row["field_microseconds"] / row["ours_microseconds"]
@@ -181,12 +192,12 @@ def launches(bench: Bench) -> Report:
     vote = vote_case(8, 10, torch.float32, bench.device)
 
     def step(_: object = None) -> None:
-        NOISE["ours"](noisy)
+        NOISE_ON_A_DEVICE["ours"](noisy)
         VOTES["ours"](vote)
 
     step()
     found = {
-        "noise_microseconds": _host_microseconds(bench, lambda: NOISE["ours"](noisy)),
+        "noise_microseconds": _host_microseconds(bench, lambda: NOISE_ON_A_DEVICE["ours"](noisy)),
         "votes_microseconds": _host_microseconds(bench, lambda: VOTES["ours"](vote)),
     }
     if not bench.small:
@@ -217,8 +228,8 @@ def _host_microseconds(bench: Bench, work: Callable[[], object], repeats: int = 
 def probe(device: str, shapes: tuple[tuple[int, ...], ...], rows: int) -> None:
     """Launch each kernel once, for the tools that watch a process."""
     for dtype, last in itertools.product(DTYPES, (False, True)):
-        for shape in shapes:
-            NOISE["ours"](noise_case(shape, dtype, device, last))
+        for shape, name in itertools.product(shapes, ("ours", "ours, integer")):
+            NOISE_ON_A_DEVICE[name](noise_case(shape, dtype, device, last))
         for classes in (10, 1000):
             VOTES["ours"](vote_case(rows, classes, dtype, device))
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tcertify_kernels import add_noise, count_votes
+from tcertify_kernels import add_integer_noise, add_noise, count_votes
 
 SIGMA, SEED, STREAM = 0.5, 7, 1
 
@@ -31,6 +31,11 @@ class NoiseCase:
     sample: Tensor
 
     @cached_property
+    def invalid(self) -> Tensor:
+        """Where integer noise says that a row must not vote."""
+        return torch.empty(len(self.out), dtype=torch.bool, device=self.out.device)
+
+    @cached_property
     def out_of_cupy(self) -> Any:
         """The memory of `out` as CuPy's array."""
         import cupy
@@ -44,7 +49,8 @@ def noise_case(
     """Tensors of one batch; the output is filled with NaN."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     out = torch.full(shape, torch.nan, dtype=dtype, device=device).to(memory_format=layout)
-    x = torch.rand(1, *shape[1:], generator=torch.Generator().manual_seed(0)).to(device)
+    x = torch.randint(256, (1, *shape[1:]), generator=torch.Generator().manual_seed(0)) / 255
+    x = x.to(device)
     rows = torch.zeros(shape[0], dtype=torch.int64, device=device)
     sample = torch.arange(shape[0], device=device)
     return NoiseCase(out, x, rows.int(), rows, sample)
@@ -54,6 +60,12 @@ def noise_ours(case: NoiseCase) -> Tensor:
     """One pass, and the noise of every row is known by its number."""
     arrays = case.out, case.x, case.slot, case.image, case.sample
     return add_noise(*arrays, sigma=SIGMA, seed=SEED, stream=STREAM)
+
+
+def noise_integer(case: NoiseCase) -> Tensor:
+    """The same, rounded to whole grey levels of 255 and drawn exactly."""
+    arrays = case.out, case.invalid, case.x, case.slot, case.image, case.sample
+    return add_integer_noise(*arrays, sigma=SIGMA, levels=255, seed=SEED, stream=STREAM)
 
 
 def noise_torch(case: NoiseCase) -> Tensor:
@@ -104,8 +116,11 @@ def normals_cupy(case: NoiseCase) -> Tensor:
 
 
 #: On a device; CuPy knows no bfloat16.
-NOISE_ON_A_DEVICE = {name: NOISE[name] for name in ("ours", "torch", "field", "normals")}
-NOISE_ON_A_DEVICE["cupy normals"] = normals_cupy
+NOISE_ON_A_DEVICE: dict[str, Callable[[NoiseCase], Tensor]] = {
+    **{name: NOISE[name] for name in ("ours", "torch", "field", "normals")},
+    "ours, integer": noise_integer,
+    "cupy normals": normals_cupy,
+}
 
 
 def check_noise(case: NoiseCase, result: Tensor, name: str) -> None:

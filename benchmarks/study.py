@@ -1,9 +1,11 @@
-"""The paper's study in miniature: Basic, SmoothAdv, ADRE_REG and ADRE_ADV on real digits.
+"""The paper's study in miniature, on real images: scikit-learn's digits, and Fashion-MNIST.
 
-``make study`` trains a small network by each method, with several noise levels, weights of the
-regulariser and seeds, certifies every test image from one set of counts with CERTIFY and with the
-joint bound, and writes ``study.json`` (every run), ``study.md`` (the tables) and ``study.png`` into
-benchmarks/results.
+``make study`` and ``make study-fashion`` train a small network by each method, at several noise
+levels and with several seeds, and certify the same test images of each from one set of votes by
+CERTIFY, T-CERTIFY and the joint bound. What a method leaves to choose (lam, the attack's radius) is
+chosen at each noise level by a validation split of the training images, with a seed that the study
+does not use; the test images are looked at once. Four files come of it: ``.npz`` (every vote),
+``.json`` (every run), ``.md`` (the tables) and ``.png``.
 """
 
 from __future__ import annotations
@@ -30,23 +32,76 @@ from scipy import stats
 from torch import nn
 from tqdm import tqdm
 
+from adre_train.batches import held_out
 from adre_train.recipe import Recipe
 from adre_train.train import train
-from tcertify import certify_counts
+from tcertify import certify_counts, data
 from tcertify.classifiers import Classifier
-from tcertify.data import digits
-from tcertify.sampling import ESTIMATION, SELECTION, GaussianNoise, Sampler
+from tcertify.data import TensorDataset
+from tcertify.sampling import ESTIMATION, SELECTION, VALIDATION, GaussianNoise, Sampler
 
-SIGMAS = (0.25, 0.5, 1.0)
-LAMS = (0.1, 0.3)  # the ends of the paper's grid
-SHOWN_LAM = 0.3
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
-METHODS = ("certify", "joint")
+METHODS = ("certify", "t-certify", "joint")
 GRID = [i / 20 for i in range(51)]
-ALPHA, N0, N = 0.001, 100, 2000
+ALPHA, N0 = 0.001, 100
+TUNING_SEED = 1000
 
-BASIC = Recipe(epochs=20, batch=64, lr=0.05, warmup=1, k=1, lam=0.0)
-ATTACK: dict[str, Any] = {"steps": 2, "eps": 0.25, "eps_warmup": 5}
+#: The paper's grid of lam, without the middle; those of the radius are on another scale.
+LAMS, RADIUS_LAMS, EPS = (0.1, 0.3), (1.0, 3.0), (0.25, 0.5, 1.0)
+
+#: What is compared: an arm, and the arm that it differs from in one thing.
+PAIRS = (
+    ("ADRE_REG", "Basic"),
+    ("ADRE_REG", "Basic, all copies"),
+    ("ADRE_ADV", "SmoothAdv"),
+    ("SmoothAdv", "ADRE_REG"),
+    ("signed radius", "ADRE_REG"),
+    ("radius (eq. 10)", "ADRE_REG"),
+    ("ADRE_REG, floor 0", "ADRE_REG"),
+    ("ADRE_ADV, floor 0", "ADRE_ADV"),
+)
+SHOWN = ("Basic", "Basic, all copies", "SmoothAdv", "ADRE_REG", "ADRE_ADV", "signed radius")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A data set, how it is trained on, and how much of it is certified how often."""
+
+    dataset: str
+    file: str
+    recipe: Recipe
+    sigmas: tuple[float, ...]
+    seeds: int
+    images: int
+    samples: int
+    channels: tuple[int, int]
+    strides: tuple[int, int]
+
+
+STUDIES = {
+    "digits": Study(
+        dataset="digits",
+        file="study",
+        recipe=Recipe(epochs=20, batch=64, lr=0.05, warmup=1, k=8),
+        sigmas=(0.25, 0.5, 1.0),
+        seeds=10,
+        images=364,
+        samples=2000,
+        channels=(8, 16),
+        strides=(1, 2),
+    ),
+    "fashion-mnist": Study(
+        dataset="fashion-mnist",
+        file="study_fashion",
+        recipe=Recipe(epochs=3, batch=128, lr=0.05, warmup=0.25, k=4),
+        sigmas=(0.25, 0.5),
+        seeds=3,
+        images=500,
+        samples=1000,
+        channels=(16, 32),
+        strides=(2, 2),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -57,119 +112,177 @@ class Arm:
     recipe: Recipe
 
 
-def arms() -> list[Arm]:
-    """Return the study's arms: the methods at every noise level, then what is only checked."""
-    main = [
-        Arm(name, dataclasses.replace(BASIC, sigma=sigma, **settings))
-        for sigma in SIGMAS
-        for name, settings in _methods().items()
-    ]
-    checked = {
-        "floor 0": {"sigma": 0.25, "floor": 0.0},
-        "floor 1e-3": {"sigma": 0.25, "floor": 1e-3},
-        "floor 1e-1": {"sigma": 0.25, "floor": 0.1},
-        "radius, lam 0.3": {"sigma": 0.5, "risk": "radius"},
-        "radius, lam 3": {"sigma": 0.5, "risk": "radius", "lam": 3.0},
-        "stability, lam 1": {"sigma": 0.5, "risk": "stability", "lam": 1.0},
-    }
-    base = dataclasses.replace(BASIC, k=8, lam=0.3)
-    return main + [Arm(n, dataclasses.replace(base, **change)) for n, change in checked.items()]
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A trained arm: what it cost, and the votes of the images that it was certified on."""
 
+    arm: str
+    sigma: float
+    seed: int
+    training_s: float
+    certifying_s: float
+    margin: float
+    labels: NDArray[np.int64]
+    top: NDArray[np.int64]
+    votes: NDArray[np.int64]
 
-def _methods() -> dict[str, dict[str, Any]]:
-    return {
-        "Basic": {},
-        "Basic, k 8": {"k": 8},
-        "SmoothAdv": {"k": 8, **ATTACK},
-        **{f"ADRE_REG, lam {lam}": {"k": 8, "lam": lam} for lam in LAMS},
-        **{f"ADRE_ADV, lam {lam}": {"k": 8, "lam": lam, **ATTACK} for lam in LAMS},
-    }
-
-
-class SmallNet(nn.Sequential):
-    """A convolutional network of 18,346 parameters that trains in seconds."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            nn.Conv2d(1, 8, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(8, 16, 3, padding=1, stride=2),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(16 * 4 * 4, 64),
-            nn.ReLU(),
-            nn.Linear(64, 10),
+    def radius(self, method: str) -> NDArray[np.float64]:
+        """Return the certified radius of each image, -1 where the answer is wrong or none."""
+        result = certify_counts(
+            self.votes[:, :-1],
+            self.top,
+            sigma=self.sigma,
+            alpha=ALPHA,
+            method=method,
+            invalid=self.votes[:, -1],
         )
+        return np.where(result.predicted == self.labels, result.radius, -1.0)
 
 
-def run(job: tuple[Arm, int, int]) -> dict[str, Any]:
-    """Train one arm with one seed and certify the test images; return the run's row."""
-    arm, seed, samples = job
+def candidates(study: Study, sigma: float) -> dict[str, list[Recipe]]:
+    """Return the methods at a noise level, each with the settings to choose from."""
+
+    def attack(eps: float) -> dict[str, Any]:
+        return {"steps": 2, "eps": eps, "eps_warmup": study.recipe.epochs / 4}
+
+    grids: dict[str, list[dict[str, Any]]] = {
+        "Basic": [{"lam": 0.0, "k": 1}],
+        "Basic, all copies": [{"lam": 0.0}],
+        "stability": [{"risk": "stability", "lam": 1.0}],
+        "SmoothAdv": [{"lam": 0.0, **attack(eps)} for eps in EPS],
+        "ADRE_REG": [{"lam": lam} for lam in LAMS],
+        "ADRE_ADV": [{"lam": lam, **attack(eps)} for lam in LAMS for eps in EPS],
+        "signed radius": [{"risk": "signed-radius", "lam": lam} for lam in RADIUS_LAMS],
+        "radius (eq. 10)": [{"risk": "radius", "lam": lam} for lam in RADIUS_LAMS],
+    }
+    return {
+        name: [dataclasses.replace(study.recipe, sigma=sigma, **settings) for settings in grid]
+        for name, grid in grids.items()
+    }
+
+
+def network(study: Study, side: int) -> nn.Module:
+    """Return a convolutional network that trains in seconds: two convolutions, two layers."""
+    first, second = study.channels
+    for stride in study.strides:
+        side = -(-side // stride)
+    return nn.Sequential(
+        nn.Conv2d(1, first, 3, study.strides[0], padding=1),
+        nn.ReLU(),
+        nn.Conv2d(first, second, 3, study.strides[1], padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(second * side * side, 64),
+        nn.ReLU(),
+        nn.Linear(64, 10),
+    )
+
+
+def run(job: tuple[Study, Arm, int, bool]) -> Run:
+    """Train one arm with one seed and certify test images, or validation images to tune by."""
+    study, arm, seed, tuning = job
     torch.set_num_threads(1)
     started = time.process_time()
-    recipe = dataclasses.replace(arm.recipe, seed=seed)
-    torch.manual_seed(seed)
-    network = SmallNet()
-    with tempfile.TemporaryDirectory() as folder:
-        train(network, digits.load("train"), recipe, Path(folder))
-    trained = time.process_time()
-    test = digits.load("test")
-    classifier = Classifier(network, test.num_classes)
-    sampler = Sampler(classifier, GaussianNoise(recipe.sigma))
-    ids = range(len(test))
-    top = sampler.count(test.images, ids, 0, N0, SELECTION)[:, :-1].argmax(1)
-    votes = sampler.count(test.images, ids, 0, samples, ESTIMATION)
-    row = {
-        "arm": arm.name,
-        "sigma": recipe.sigma,
-        "seed": seed,
-        "training_s": round(trained - started, 2),
-        "certifying_s": round(time.process_time() - trained, 2),
-        "margin": _margin(network, test.images),
-    }
-    for method in METHODS:
-        result = certify_counts(
-            votes[:, :-1], top, sigma=recipe.sigma, alpha=ALPHA, method=method, invalid=votes[:, -1]
-        )
-        radius = np.where(result.predicted == test.labels.numpy(), result.radius, -1.0)
-        row[method] = {
-            "certified": [round(float((radius >= r).mean()), 4) for r in GRID],
-            "average_radius": round(float(radius.clip(0).mean()), 5),
+    images = _in_memory(study, "train")
+    changes: dict[str, Any] = {"seed": seed}
+    if tuning:  # holds the validation images out; what it certifies by itself is not used
+        changes |= {
+            "validate_every": arm.recipe.epochs,
+            "validate_images": 1,
+            "validate_samples": 100,
         }
-    return row
+    torch.manual_seed(seed)
+    trained_net = network(study, images.images.shape[-1])
+    with tempfile.TemporaryDirectory() as folder:
+        train(trained_net, images, dataclasses.replace(arm.recipe, **changes), Path(folder))
+    trained = time.process_time()
+    certified = images if tuning else _in_memory(study, "test")
+    every = held_out(len(images)) if tuning else np.arange(len(certified))
+    ids = every[np.linspace(0, len(every) - 1, min(study.images, len(every))).astype(np.int64)]
+    x = torch.stack([certified[int(i)][0] for i in ids])
+    noise = GaussianNoise(arm.recipe.sigma)
+    sampler = Sampler(Classifier(trained_net, certified.num_classes), noise)
+    streams = (VALIDATION, VALIDATION) if tuning else (SELECTION, ESTIMATION)
+    first = N0 if tuning else 0
+    return Run(
+        arm=arm.name,
+        sigma=arm.recipe.sigma,
+        seed=seed,
+        training_s=round(trained - started, 2),
+        top=sampler.count(x, ids, 0, N0, streams[0])[:, :-1].argmax(1),
+        votes=sampler.count(x, ids, first, first + study.samples, streams[1]),
+        labels=certified.labels[torch.from_numpy(ids)].numpy(),
+        margin=_margin(trained_net, x),
+        certifying_s=round(time.process_time() - trained, 2),
+    )
 
 
-def _margin(network: nn.Module, images: torch.Tensor) -> float:
-    """Return the mean distance between an image's two largest logits, without noise."""
-    with torch.no_grad():
-        best = network(images).topk(2).values
-    return round(float((best[:, 0] - best[:, 1]).mean()), 2)
-
-
-def compare(rows: Sequence[dict[str, Any]], method: str, radius: float | None) -> list[list[str]]:
-    """Return a table row for each pair of arms that differ in the regulariser alone, or also in k:
-    the mean difference over seeds, its 95 % interval, and the paired t-test's p with Holm's
-    correction. `radius` None compares average radii, a number the certified accuracy there.
+def choose(study: Study, pool: ProcessPoolExecutor) -> list[Arm]:
+    """Return an arm for every method at every noise level, with the settings whose average radius
+    by CERTIFY was largest on the validation split, and both ADRE arms without the floor.
     """
-    pairs = [
-        (sigma, f"{kind}, lam {lam}", base)
-        for sigma in SIGMAS
-        for kind, bases in (("ADRE_REG", ("Basic", "Basic, k 8")), ("ADRE_ADV", ("SmoothAdv",)))
-        for base in bases
-        for lam in LAMS
+    grids = {(s, name): g for s in study.sigmas for name, g in candidates(study, s).items()}
+    jobs = [
+        (study, Arm(name, recipe), TUNING_SEED, True)
+        for (_, name), grid in grids.items()
+        for recipe in grid
+        if len(grid) > 1
     ]
-    tests = [
-        stats.ttest_rel(*(_by_seed(rows, name, sigma, method, radius) for name in (arm, base)))
-        for sigma, arm, base in pairs
-    ]
-    adjusted = holm([float(test.pvalue) for test in tests])
-    table = []
-    for (sigma, arm, base), test, p in zip(pairs, tests, adjusted, strict=True):
-        interval = test.confidence_interval(0.95)
-        middle = (interval.low + interval.high) / 2
-        change = f"{middle:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
-        table.append([f"{sigma}", arm, base, change, f"{test.pvalue:.1e}", f"{p:.1e}"])
-    return table
+    found = iter(list(tqdm(pool.map(run, jobs), "tuning", len(jobs))))
+    arms = []
+    for (_, name), grid in grids.items():
+        scores = [average_radius(next(found), "certify") for _ in grid] if len(grid) > 1 else [0.0]
+        best = Arm(name, grid[int(np.argmax(scores))])
+        arms.append(best)
+        if name in ("ADRE_REG", "ADRE_ADV"):
+            arms.append(Arm(f"{name}, floor 0", dataclasses.replace(best.recipe, floor=0.0)))
+    return arms
+
+
+def average_radius(made: Run, method: str) -> float:
+    """Return the average certified radius of a run, wrong answers counted as 0."""
+    return float(made.radius(method).clip(0).mean())
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The average radius of one arm less another's: its mean, what it varies by, and two tests."""
+
+    mean: float
+    low: float
+    high: float
+    over_images: float
+    wins: str
+    p_t: float
+    p_sign: float
+
+
+def compare(first: Sequence[Run], second: Sequence[Run], method: str) -> Difference:
+    """Return the difference of two arms' average radii, paired by seed and by image.
+
+    The interval and the t-test treat the seeds as a sample, as the exact sign test does, which
+    supposes nothing of their distribution; `over_images` is the standard error that the choice of
+    the images adds, from each image's difference averaged over the seeds.
+    """
+    gains = np.array(
+        [
+            a.radius(method).clip(0) - b.radius(method).clip(0)
+            for a, b in zip(first, second, strict=True)
+        ]
+    )
+    by_seed, by_image = gains.mean(1), gains.mean(0)
+    test = stats.ttest_1samp(by_seed, 0.0)
+    interval = test.confidence_interval(0.95)
+    wins, losses = int((by_seed > 0).sum()), int((by_seed < 0).sum())
+    return Difference(
+        mean=float(by_seed.mean()),
+        low=float(interval.low),
+        high=float(interval.high),
+        over_images=float(by_image.std(ddof=1) / np.sqrt(len(by_image))),
+        wins=f"{wins}/{len(by_seed)}",
+        p_t=float(test.pvalue),
+        p_sign=float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0,
+    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -181,58 +294,77 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in adjusted]
 
 
-def report(rows: Sequence[dict[str, Any]]) -> str:
+def report(runs: Sequence[Run]) -> str:
     """Return the study's tables in Markdown."""
+    arms = _arms(runs)
     parts = []
-    names = list(dict.fromkeys((row["sigma"], row["arm"]) for row in rows))
     for method in METHODS:
         head = ["sigma", "training", "average radius", *(f"r = {r:g}" for r in RADII)]
-        body = [
-            [
-                f"{sigma}",
-                name,
-                _spread(_by_seed(rows, name, sigma, method, None), 4),
-                *(_spread(_by_seed(rows, name, sigma, method, r), 3) for r in RADII),
-            ]
-            for sigma, name in names
-        ]
+        body = []
+        for (sigma, name), made in arms.items():
+            radii = np.array([one.radius(method) for one in made])
+            shown = [_spread((radii >= r).mean(1), 3) for r in RADII]
+            body.append([f"{sigma}", name, _spread(radii.clip(0).mean(1), 4), *shown])
         title = f"Certified accuracy by radius, {method}: mean and standard deviation over seeds"
         parts += [f"### {title}", _markdown(head, body)]
-    for what, radius in (("average radius", None), ("certified accuracy at radius 0", 0.0)):
-        head = ["sigma", "training", "against", "difference [95 %]", "p", "p, Holm"]
-        title = f"Change of the {what} (joint), paired by seed"
-        parts += [f"### {title}", _markdown(head, compare(rows, "joint", radius))]
+    parts += [part for method in METHODS for part in _comparisons(arms, method)]
     head = ["sigma", "training", "margin of logits", "training, CPU s", "certifying, CPU s"]
     body = [
         [
             f"{sigma}",
             name,
-            *(_mean(rows, sigma, name, key) for key in ("margin", "training_s", "certifying_s")),
+            *(
+                f"{np.mean([getattr(one, key) for one in made]):.1f}"
+                for key in ("margin", "training_s", "certifying_s")
+            ),
         ]
-        for sigma, name in names
+        for (sigma, name), made in arms.items()
     ]
     parts += ["### Margins and cost, mean over seeds", _markdown(head, body)]
     return "\n\n".join(parts) + "\n"
 
 
-def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+def _comparisons(arms: dict[tuple[float, str], list[Run]], method: str) -> list[str]:
+    sigmas = dict.fromkeys(sigma for sigma, _ in arms)
+    pairs = [(sigma, *pair) for sigma in sigmas for pair in PAIRS]
+    found = [compare(arms[s, name], arms[s, base], method) for s, name, base in pairs]
+    columns = zip(
+        pairs,
+        found,
+        *(holm([getattr(one, key) for one in found]) for key in ("p_t", "p_sign")),
+        strict=True,
+    )
+    body = [
+        [
+            *(f"{sigma}", name, base),
+            f"{one.mean:+.4f} [{one.low:+.4f}, {one.high:+.4f}]",
+            *(f"{one.over_images:.4f}", one.wins, f"{one.p_t:.1e}", f"{p_t:.1e}"),
+            *(f"{one.p_sign:.1e}", f"{p_sign:.1e}"),
+        ]
+        for (sigma, name, base), one, p_t, p_sign in columns
+    ]
+    head = ["sigma", "training", "against", "difference [95 % over seeds]", "± over images"]
+    head += ["ahead", "p, t", "p, t, Holm", "p, sign", "p, sign, Holm"]
+    title = f"Change of the average radius, {method}, paired by seed and image"
+    return [f"### {title}", _markdown(head, body)]
+
+
+def draw(runs: Sequence[Run], path: Path) -> None:
     """Draw certified accuracy by radius: mean over seeds, and the band from least to most."""
     import matplotlib.pyplot as plt
 
-    shown = ["Basic", "Basic, k 8", "SmoothAdv"]
-    shown += [f"{kind}, lam {SHOWN_LAM}" for kind in ("ADRE_REG", "ADRE_ADV")]
-    figure, axes = plt.subplots(2, len(SIGMAS), figsize=(12, 7), sharey=True, layout="constrained")
+    arms = _arms(runs)
+    sigmas = list(dict.fromkeys(sigma for sigma, _ in arms))
+    size = {"figsize": (4 * len(sigmas), 10), "sharey": True, "squeeze": False}
+    figure, axes = plt.subplots(len(METHODS), len(sigmas), layout="constrained", **size)
     for line, method in zip(axes, METHODS, strict=True):
-        for axis, sigma in zip(line, SIGMAS, strict=True):
-            for name in shown:
-                curves = [
-                    row[method]["certified"]
-                    for row in rows
-                    if (row["arm"], row["sigma"]) == (name, sigma)
-                ]
-                axis.plot(GRID, np.mean(curves, axis=0), label=name, linewidth=1)
-                axis.fill_between(GRID, np.min(curves, 0), np.max(curves, 0), alpha=0.2)
-            axis.set(title=f"{method}, sigma = {sigma}", xlim=(0, 1.25), ylim=(0, 1))
+        for axis, sigma in zip(line, sigmas, strict=True):
+            for name in (name for name in SHOWN if (sigma, name) in arms):
+                radii = np.array([one.radius(method) for one in arms[sigma, name]])
+                curves = (radii[:, :, None] >= GRID).mean(1)
+                axis.plot(GRID, curves.mean(0), label=name, linewidth=1)
+                axis.fill_between(GRID, curves.min(0), curves.max(0), alpha=0.2)
+            axis.set(title=f"{method}, sigma = {sigma}", xlim=(0, 1.5), ylim=(0, 1))
     axes[0, 0].legend()
     figure.supxlabel("l2 radius")
     figure.supylabel("certified accuracy")
@@ -240,58 +372,114 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
-def write(rows: Sequence[dict[str, Any]], made: dict[str, Any], out: Path) -> None:
-    """Write the runs, the tables and the picture, with how they were made."""
+def write(
+    study: Study, arms: Sequence[Arm], runs: Sequence[Run], made: dict[str, Any], out: Path
+) -> None:
+    """Write the votes, the runs, the tables and the picture, with how they were made."""
     out.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(row) for row in rows)
-    head = f'"made": {json.dumps(made)},\n"radii": {json.dumps(GRID)}'
-    (out / "study.json").write_text(f'{{{head},\n"runs": [\n{lines}\n]}}\n')
+    kept = {key: np.stack([getattr(one, key) for one in runs]) for key in ("votes", "top")}
+    labels = runs[0].labels.astype(np.uint8)
+    packed = {key: array.astype(np.uint16) for key, array in kept.items()}
+    np.savez_compressed(out / f"{study.file}.npz", labels=labels, **packed)
+    recipes = [{"arm": arm.name, **dataclasses.asdict(arm.recipe)} for arm in arms]
+    scalars = ("arm", "sigma", "seed", "training_s", "certifying_s", "margin")
+    content = {
+        "made": made,
+        "arms": recipes,
+        "runs": [
+            {key: getattr(one, key) for key in scalars}
+            | {method: round(average_radius(one, method), 5) for method in METHODS}
+            for one in runs
+        ],
+    }
+    (out / f"{study.file}.json").write_text(json.dumps(content, indent=0) + "\n")
     facts = "\n".join(f"- {key}: {value}" for key, value in made.items())
-    (out / "study.md").write_text(f"# The study on digits\n\n{facts}\n\n{report(rows)}")
-    draw(rows, out / "study.png")
+    title = f"# The study on {study.dataset}"
+    text = f"{title}\n\n{facts}\n\n{_chosen(arms)}\n\n{report(runs)}"
+    (out / f"{study.file}.md").write_text(text)
+    draw(runs, out / f"{study.file}.png")
+
+
+def _chosen(arms: Sequence[Arm]) -> str:
+    keys = ("risk", "k", "lam", "eps", "steps", "floor")
+    body = [
+        [f"{arm.recipe.sigma}", arm.name, *(f"{getattr(arm.recipe, key)}" for key in keys)]
+        for arm in arms
+    ]
+    head = ["sigma", "training", *keys]
+    return f"### Settings, chosen by the validation split\n\n{_markdown(head, body)}"
 
 
 @click.command()
-@click.option("--seeds", default=5, show_default=True, help="Seeds for each arm; at least 2.")
-@click.option("--samples", default=N, show_default=True, help="Estimation samples an image.")
+@click.argument("dataset", type=click.Choice(list(STUDIES)), default="digits")
+@click.option("--seeds", type=click.IntRange(min=2), help="Seeds for each arm.")
+@click.option("--samples", type=click.IntRange(min=1), help="Estimation samples per image.")
+@click.option("--images", type=click.IntRange(min=1), help="Test images to certify.")
+@click.option("--epochs", type=click.IntRange(min=2), help="Training epochs.")
+@click.option("--sigma", "sigmas", type=float, multiple=True, help="Noise levels.")
+@click.option("--workers", type=click.IntRange(min=1), default=os.cpu_count() or 1)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     default=Path("benchmarks/results"),
     show_default=True,
-    help="Folder for study.json, study.md and study.png.",
+    help="Folder for the study's four files.",
 )
-def main(seeds: int, samples: int, out: Path) -> None:
-    """Run the study, two trainings at a time on two cores."""
+def main(
+    dataset: str,
+    seeds: int | None,
+    samples: int | None,
+    images: int | None,
+    epochs: int | None,
+    sigmas: tuple[float, ...],
+    workers: int,
+    out: Path,
+) -> None:
+    """Run the study on DATASET, a training per core at a time."""
     started = time.perf_counter()
-    jobs = [(arm, seed, samples) for seed in range(seeds) for arm in arms()]
-    workers = os.cpu_count() or 1
+    asked = {"seeds": seeds, "samples": samples, "images": images, "sigmas": sigmas or None}
+    changes: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+    study = dataclasses.replace(STUDIES[dataset], **changes)
+    if epochs is not None:
+        study = dataclasses.replace(study, recipe=dataclasses.replace(study.recipe, epochs=epochs))
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        rows = list(tqdm(pool.map(run, jobs), "runs", len(jobs)))
+        arms = choose(study, pool)
+        jobs = [(study, arm, seed, False) for seed in range(study.seeds) for arm in arms]
+        runs = list(tqdm(pool.map(run, jobs), "runs", len(jobs)))
     made = {
-        "command": f"python benchmarks/study.py --seeds {seeds} --samples {samples}",
+        "command": f"python benchmarks/study.py {dataset}"
+        + "".join(
+            f" --{key} {value}" for key, value in (asked | {"epochs": epochs}).items() if value
+        ),
         "commit": _commit(),
         "device": f"{workers} cores of {_processor()}, torch {torch.__version__}",
         "minutes": round((time.perf_counter() - started) / 60, 1),
-        "cpu_minutes": round(sum(row["training_s"] + row["certifying_s"] for row in rows) / 60, 1),
-        "settings": f"alpha = {ALPHA}, n0 = {N0}, n = {samples}, {len(digits.load('test'))} images",
+        "cpu_minutes": round(sum(one.training_s + one.certifying_s for one in runs) / 60, 1),
+        "settings": f"alpha = {ALPHA}, n0 = {N0}, n = {study.samples}",
+        "images": len(runs[0].labels),
     }
-    write(rows, made, out)
+    write(study, arms, runs, made, out)
 
 
-def _by_seed(
-    rows: Iterable[dict[str, Any]], arm: str, sigma: float, method: str, radius: float | None
-) -> NDArray[np.float64]:
-    chosen = [row for row in rows if (row["arm"], row["sigma"]) == (arm, sigma)]
-    chosen.sort(key=lambda row: int(row["seed"]))
-    if radius is None:
-        return np.array([row[method]["average_radius"] for row in chosen])
-    return np.array([row[method]["certified"][GRID.index(radius)] for row in chosen])
+def _in_memory(study: Study, split: str) -> TensorDataset:
+    loaded = data.load(study.dataset, split)
+    assert isinstance(loaded, TensorDataset)
+    return loaded
 
 
-def _mean(rows: Iterable[dict[str, Any]], sigma: float, arm: str, key: str) -> str:
-    chosen = [row[key] for row in rows if (row["sigma"], row["arm"]) == (sigma, arm)]
-    return f"{np.mean(chosen):.1f}"
+def _arms(runs: Iterable[Run]) -> dict[tuple[float, str], list[Run]]:
+    """Return the runs of each arm at each noise level, by seed."""
+    arms: dict[tuple[float, str], list[Run]] = {}
+    for one in sorted(runs, key=lambda one: one.seed):
+        arms.setdefault((one.sigma, one.arm), []).append(one)
+    return arms
+
+
+def _margin(net: nn.Module, images: torch.Tensor) -> float:
+    """Return the mean distance between an image's two largest logits, without noise."""
+    with torch.no_grad():
+        best = net(images).topk(2).values
+    return round(float((best[:, 0] - best[:, 1]).mean()), 2)
 
 
 def _spread(values: NDArray[np.float64], digits: int) -> str:

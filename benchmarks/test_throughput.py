@@ -104,7 +104,7 @@ def test_votes(benchmark, bench, classes, dtype, mode, name):
 
 
 @pytest.mark.benchmark(timer=CLOCK)
-@pytest.mark.parametrize("name", ["ours", "normals"])
+@pytest.mark.parametrize("name", ["ours", "ours, integer", "normals"])
 def test_noise_rehearses_on_the_cpu(benchmark, name):
     noise(benchmark, Bench("cpu"), (4, 3, 8, 8), torch.float32, False, "graph", name)
 

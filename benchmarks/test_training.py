@@ -13,15 +13,15 @@ import torch
 
 from adre_train import adre_risk
 from adre_train.attack import noisy_logits
+from adre_train.objective import risk
 from adre_train.recipe import Recipe
-from adre_train.train import risk
 from tcertify.classifiers.networks import build
 from tcertify_kernels import add_noise
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 ARCHITECTURE, IMAGES = ("cifar-resnet110", 400) if CUDA else ("cifar-resnet20", 4)
-BASIC = Recipe(sigma=0.5, k=1, lam=0.0, per="single")
+BASIC = Recipe(sigma=0.5, k=1, lam=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_a_step_leaves_finite_gradients_everywhere(benchmark, batch, change, bf1
     def step() -> torch.Tensor:
         network.zero_grad()
         with torch.autocast(DEVICE, torch.bfloat16, enabled=bf16):
-            loss = risk(network, network, *batch, recipe, epoch=0)
+            loss, _ = risk(network, network, *batch, recipe, epoch=0)
         loss.backward()
         return loss.detach()
 

@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from tcertify._checks import check_alpha, check_whole
 from tcertify.certificates import ABSTAIN, GRID, METHODS, certify_counts, predict_counts
+from tcertify.radius import largest_integer_change
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from tcertify.classifiers.classifier import Classifier
     from tcertify.classifiers.execution import BaseClassifier, Execution
+    from tcertify.sampling import Noise, Sampler
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,16 @@ class Certificate:
         As given.
     image_id : int
         The image id that, with `seed`, determines the noise.
+    noise : str
+        ``"integer"`` or ``"gaussian"``. Under integer noise the guarantee holds as executed.
+    levels : int or None
+        Grey levels above 0, under integer noise.
+    squared_levels : int or None
+        The certificate in integers: it covers every image whose pixels differ by grey levels with
+        this sum of squares, or less. None under Gaussian noise, and where it abstains.
+    n_tau : float or None
+        Under Gaussian noise, which is not drawn exactly, the certificate is wrong with probability
+        at most ``alpha * exp(n_tau)`` (docs/guarantees.md); None under integer noise.
     """
 
     predicted: int
@@ -65,13 +78,18 @@ class Certificate:
     method: str
     seed: int
     image_id: int
+    noise: str
+    levels: int | None
+    squared_levels: int | None
+    n_tau: float | None
 
 
 class SmoothedClassifier:
     """A base classifier under Gaussian noise: it answers the class that wins most votes.
 
     The same call gives the same counts: the noise depends on `seed`, on the image and on the
-    sample's number, and on nothing else.
+    sample's number, and on nothing else. So whoever chose the classifier or the image could know
+    it: where they are not trusted, give a `seed` that they cannot have known.
 
     Several threads may share one: they take turns. Its buffers, and a GPU's graphs, are kept from
     one image to the next and freed with it.
@@ -85,6 +103,12 @@ class SmoothedClassifier:
         C, at least 2.
     sigma : float
         Standard deviation of the noise, in the units of the images.
+    noise : {"auto", "integer", "gaussian"}
+        Integer noise certifies images of whole grey levels as executed, float rounding included.
+        "auto" takes it for each image all of whose pixels are k / `levels`, where sigma is at least
+        0.3 levels, and Gaussian noise for every other; the certificate says which.
+    levels : int, optional
+        Grey levels above 0; 255, for images of 8 bits, without it.
     seed : int
         From 0 to 2^64 - 1.
     batch_size : int, optional
@@ -106,6 +130,8 @@ class SmoothedClassifier:
         num_classes: int,
         sigma: float,
         *,
+        noise: str = "auto",
+        levels: int | None = None,
         seed: int = 0,
         batch_size: int | None = None,
         device: torch.device | str | None = None,
@@ -113,17 +139,18 @@ class SmoothedClassifier:
         allow: Iterable[str] = (),
     ) -> None:
         from tcertify.classifiers import Classifier  # these load torch
-        from tcertify.sampling import GaussianNoise, Sampler
         from tcertify.sampling.defects import check_codes
+        from tcertify.sampling.noise import choose_noise
 
         self._allow = frozenset(allow)
         check_codes(self._allow)
         self._looked = False
-        self._sampler = Sampler(
-            Classifier.of(base_classifier, num_classes, device=device, execution=execution),
-            GaussianNoise(sigma, seed),
-            batch_size=batch_size,
+        self._classifier = Classifier.of(
+            base_classifier, num_classes, device=device, execution=execution
         )
+        self._noise_of = partial(choose_noise, noise, sigma, seed, levels=levels)
+        self._noise_of()  # which checks them all
+        self._limit(batch_size)
 
     def certify(
         self,
@@ -157,20 +184,23 @@ class SmoothedClassifier:
         Raises
         ------
         ValueError
-            x is a batch, not floating-point or not finite; arguments out of range; logits whose
-            shape is not (B, num_classes).
+            x is a batch, not floating-point, not finite, or not of whole grey levels where integer
+            noise was asked for; arguments out of range; logits whose shape is not
+            (B, num_classes).
         VoidCertificateError
             A defect that `allow` does not hold.
         """
         from tcertify.sampling import ESTIMATION, SELECTION
+        from tcertify.sampling.noise import MOST_OWED, owed
 
         n0, n = check_whole("n0", n0), check_whole("n", n)
         alpha = check_alpha("alpha", alpha)
-        sampler, noise = self._sampler, self._sampler.noise
-        sampler.classifier.check_images(x)
+        self._classifier.check_images(x)
         if not 1 <= x.ndim <= 3:
             raise ValueError(f"`x` must be one image (C, H, W), got shape {tuple(x.shape)}.")
-        self._look(x[None])
+        sampler = self._sampler_of(x)
+        noise = sampler.noise
+        self._look(x[None], sampler)
         image_id = _image_id(x) if image_id is None else image_id
         selection = sampler.count(x[None], [image_id], 0, n0, SELECTION)[0]
         top = int(selection[:-1].argmax())
@@ -185,9 +215,13 @@ class SmoothedClassifier:
             grid=grid,
             invalid=invalid,
         )
+        n_tau = noise.n_tau(n, x.numel(), alpha)
+        if n_tau is not None and n_tau > MOST_OWED:
+            warnings.warn(owed(n_tau), stacklevel=2)
+        radius = float(result.radius)
         return Certificate(
             predicted=int(result.predicted),
-            radius=float(result.radius),
+            radius=radius,
             p_a_lower=float(result.p_a_lower),
             p_b_upper=float(result.p_b_upper),
             top=top,
@@ -200,6 +234,10 @@ class SmoothedClassifier:
             method=method,
             seed=noise.seed,
             image_id=image_id,
+            noise=noise.kind,
+            levels=noise.levels,
+            squared_levels=_squared_levels(radius, noise.levels),
+            n_tau=n_tau,
         )
 
     def predict(self, x: Tensor, n: int = 1000, alpha: float = 0.001) -> NDArray[np.int64]:
@@ -225,32 +263,44 @@ class SmoothedClassifier:
         """
         from tcertify.sampling import PREDICTION
 
-        self._sampler.classifier.check_images(x)
+        self._classifier.check_images(x)
         check_alpha("alpha", alpha)
-        self._look(x)
-        ids = [_image_id(image) for image in x]
-        votes = self._sampler.count(x, ids, 0, check_whole("n", n), PREDICTION)
+        n = check_whole("n", n)
+        votes = np.zeros((len(x), self._classifier.num_classes + 1), np.int64)
+        of: dict[Sampler, list[int]] = {}
+        for place, image in enumerate(x):
+            of.setdefault(self._sampler_of(image), []).append(place)
+        for sampler, places in of.items():
+            images = x[places]
+            self._look(images, sampler)
+            ids = [_image_id(image) for image in images]
+            votes[places] = sampler.count(images, ids, 0, n, PREDICTION)
         return predict_counts(votes[:, :-1], alpha)
 
-    def _look(self, images: Tensor) -> None:
+    def _sampler_of(self, x: Tensor) -> Sampler:
+        """Return the sampler of the noise that suits an image."""
+        from tcertify.sampling import Sampler
+
+        noise = self._noise_of(images=[x])
+        if noise not in self._samplers:
+            self._samplers[noise] = Sampler(self._classifier, noise, batch_size=self._batch_size)
+        return self._samplers[noise]
+
+    def _look(self, images: Tensor, sampler: Sampler) -> None:
         """Raise if certificates would be void: the range of all images, the rest on a first one."""
         from tcertify.sampling.defects import find_defects, outside_range, settle
 
-        if len(images) == 0:
-            return
         defects = outside_range(images)
         if not self._looked:
-            defects += find_defects(self._sampler, images[:1])
+            defects += find_defects(sampler, images[:1])
         for text in settle(defects, self._allow):
             warnings.warn(text, stacklevel=3)
         self._looked = True
 
-    def _limit(self, batch_size: int) -> None:
+    def _limit(self, batch_size: int | None) -> None:
         """Go on with at most `batch_size` rows per forward pass."""
-        from tcertify.sampling import Sampler
-
-        here = self._sampler
-        self._sampler = Sampler(here.classifier, here.noise, batch_size=batch_size)
+        self._batch_size = None if batch_size is None else check_whole("batch_size", batch_size)
+        self._samplers: dict[Noise, Sampler] = {}
 
 
 class Smooth:
@@ -267,7 +317,7 @@ class Smooth:
         From 0 to 2^64 - 1; the same call gives the same answer.
     method : {"joint", "t-certify", "certify"}
         As in `certify_counts`; "certify" is the one of Cohen et al. (2019).
-    device, execution, allow
+    noise, levels, device, execution, allow
         As in `SmoothedClassifier`.
     """
 
@@ -280,6 +330,8 @@ class Smooth:
         num_classes: int,
         sigma: float,
         *,
+        noise: str = "auto",
+        levels: int | None = None,
         seed: int = 0,
         method: str = "joint",
         device: torch.device | str | None = None,
@@ -298,6 +350,8 @@ class Smooth:
             base_classifier,
             num_classes,
             sigma,
+            noise=noise,
+            levels=levels,
             seed=seed,
             device=device,
             execution=execution,
@@ -358,6 +412,12 @@ class Smooth:
             self._smoothed._limit(batch_size)
             self._batch_size = batch_size
         return self._smoothed
+
+
+def _squared_levels(radius: float, levels: int | None) -> int | None:
+    if levels is None or radius == 0:
+        return None
+    return int(largest_integer_change(radius, levels))
 
 
 def _image_id(x: Tensor) -> int:

@@ -232,6 +232,7 @@ def largest_probability(event, t, *, floor, tolerance):
         bound = event.probability(right, left - t)
         rise = event.most(*_rises(left, right, t))
         bound = np.minimum(bound, np.maximum(p_left, p_right) * np.exp(np.minimum(rise, 700)))
+        assert not np.isnan(bound).any()
         open_cells = bound > (1 + tolerance) * max(best, floor)
         left, right, p_left, p_right = (x[open_cells] for x in (left, right, p_left, p_right))
         middle = (left + right) / 2
@@ -278,6 +279,7 @@ def worst_failure(bound, n, *, tolerance=1e-4):
     k_a, k_b = outcomes(n)
     inside = np.zeros((n + 1, n + 1), dtype=bool)
     worst, before = Worst(0.0, 0.0, np.nan, np.nan), None
+    least = 1e-12  # no smaller probability is told from 0
     for t in np.unique(bound[np.isfinite(bound)])[::-1]:
         now = bound == t
         inside[k_a[now], k_b[now]] = True
@@ -285,8 +287,8 @@ def worst_failure(bound, n, *, tolerance=1e-4):
         if before is not None and (event.columns == before).all():
             continue  # less probable than at the larger t
         before = event.columns
-        floor = max(worst.met, 1e-300)
+        floor = max(worst.met, least)
         met, z_a = largest_probability(event, t, floor=floor, tolerance=tolerance)
         if met > worst.met:
-            worst = Worst(met, met * (1 + tolerance), z_a, t)
+            worst = Worst(met, max(met, least) * (1 + tolerance), z_a, t)
     return worst

@@ -90,5 +90,11 @@ def test_the_version_is_that_of_the_package():
     assert tcertify.__version__ == version("tcertify")
 
 
+def test_a_users_program_runs_as_type_checkers_read_it(tmp_path):
+    from tests.user_script import main
+
+    assert main(tmp_path) > 0.9
+
+
 if __name__ == "__main__":
     LIST.write_text("\n".join(public_names()) + "\n")

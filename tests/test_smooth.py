@@ -2,10 +2,12 @@
 
 import gc
 import inspect
+import math
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -284,14 +286,15 @@ def test_the_method_is_a_keyword_of_smooth(network, x):
 def test_buffers_and_batch_size_stay_from_one_image_to_the_next_and_go_with_the_object(network, x):
     smooth = Smooth(network, 3, 0.25)
     smooth.certify(x, 10, 100, 0.05, 64)
-    kept = smooth._smoothed._sampler._batch
+    (sampler,) = smooth._smoothed._samplers.values()
+    kept = sampler._batch
     smooth.certify(1 - x, 10, 100, 0.05, 64)
     smooth.predict(1 - x, 100, 0.05, 64)
-    assert smooth._smoothed._sampler._batch is kept
+    assert sampler._batch is kept
     buffer = weakref.ref(kept._noisy)
     gc.disable()
     try:
-        del kept, smooth
+        del kept, smooth, sampler
         assert buffer() is None
     finally:
         gc.enable()
@@ -319,6 +322,66 @@ def test_several_threads_that_share_one_get_the_answers_of_one(network):
     with ThreadPoolExecutor(2) as pool:
         found = pool.map(lambda image: shared.certify(image, 10, 90).counts.tolist(), images)
         assert [*found] == expected
+
+
+GREY = torch.arange(12).reshape(3, 2, 2) / 255
+
+
+def test_an_image_of_whole_grey_levels_gets_integer_noise_and_the_certificate_says_so(network, x):
+    smoothed = SmoothedClassifier(network, 3, 0.5)
+    grey, floats = smoothed.certify(GREY, 10, 300), smoothed.certify(x, 10, 300)
+    assert (grey.noise, grey.levels, grey.n_tau) == ("integer", 255, None)
+    assert (floats.noise, floats.levels, floats.squared_levels) == ("gaussian", None, None)
+    assert 0 < floats.n_tau < 1e-4
+    for found in (grey, floats):
+        asked = SmoothedClassifier(network, 3, 0.5, noise=found.noise)
+        again = asked.certify(GREY if found is grey else x, 10, 300)
+        assert again.counts.tolist() == found.counts.tolist()
+
+
+def test_a_certificate_in_integers_is_that_of_its_radius(network):
+    sure = SmoothedClassifier(lambda b: b.flatten(1)[:, :3] * 0 + torch.eye(3)[1], 3, 0.25)
+    found = sure.certify(GREY, 10, 1000)
+    assert found.squared_levels == math.ceil((255 * Fraction(found.radius)) ** 2) - 1
+    torn = SmoothedClassifier(network, 3, 5.0).certify(GREY, 10, 50)
+    assert (torn.predicted, torn.noise, torn.squared_levels) == (-1, "integer", None)
+
+
+def test_predictions_of_a_batch_take_the_noise_of_each_image(network, x):
+    smoothed = SmoothedClassifier(network, 3, 0.1)
+    together = smoothed.predict(torch.stack([x, GREY, 1 - x, 1 - GREY]), 200)
+    alone = [int(smoothed.predict(image[None], 200)[0]) for image in (x, GREY, 1 - x, 1 - GREY)]
+    assert together.tolist() == alone
+    assert Smooth(network, 3, 0.1).predict(GREY, 200, 0.001, 64) == alone[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"noise": "none"}, "`noise` must be one of auto, integer, gaussian, got 'none'"),
+        ({"noise": "integer", "levels": 0}, "`levels` must be a whole number"),
+        ({"noise": "gaussian", "levels": 255}, "`levels` are those of integer noise"),
+        ({"noise": "integer", "levels": 1}, "`sigma` must be at least 0.3 grey levels"),
+    ],
+)
+def test_noise_that_makes_no_sense_is_refused_at_once(network, options, message):
+    for kind in (Smooth, SmoothedClassifier):
+        with pytest.raises(ValueError, match=message):
+            kind(network, 3, 0.25, **options)
+
+
+def test_integer_noise_that_was_asked_for_refuses_an_image_off_the_grid(network, x):
+    smooth = Smooth(network, 3, 0.5, noise="integer", levels=16)
+    with pytest.raises(ValueError, match=r"`x` must be on the grid k / 16: pixel \(0, 0, 0\) is"):
+        smooth.certify(x, 10, 100, 0.05, 64)
+    with pytest.raises(ValueError, match=r"`x` must be on the grid k / 16"):
+        smooth.predict(x, 100, 0.05, 64)
+
+
+def test_gaussian_noise_that_may_cost_a_hundredth_of_alpha_is_a_warning(network, x, monkeypatch):
+    monkeypatch.setattr("tcertify.sampling.noise.MOST_OWED", 1e-7)
+    with pytest.warns(UserWarning, match="The Gaussian noise as drawn is not exactly Gaussian"):
+        SmoothedClassifier(network, 3, 0.5).certify(x, 10, 100)
 
 
 def test_a_plain_function_says_where_it_runs(x):

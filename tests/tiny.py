@@ -22,6 +22,12 @@ def images(count=12):
     return TensorDataset("tiny/test", CLASSES, pixels, labels)
 
 
+def grey_images(count=12):
+    """The same, of 8 bits."""
+    found = images(count)
+    return replace(found, images=(found.images * 255).round().to(torch.uint8))
+
+
 class Network(nn.Module):
     """The class of the largest of the first three pixels."""
 

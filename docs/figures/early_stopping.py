@@ -91,7 +91,7 @@ def cells(radius, radii):
 
 def main(folder):
     """Print the table and draw the picture."""
-    print("| log | grid | p_B | " + " | ".join(label for label, *_ in CASES) + " |")
+    print("| log | grid | p_B / (1 - p_A) | " + " | ".join(label for label, *_ in CASES) + " |")
     print("|---|---|---|" + "---|" * len(CASES))
     bars, unread = {}, []
     for file in sorted(Path(folder).glob("*.tsv")):
@@ -121,16 +121,17 @@ def main(folder):
                     fewer, per_500 = N / used.mean(), 500 * (changed & wanted).mean()
                     row.append(f"{used.mean():,.0f} ({fewer:.1f} x, {per_500:.1f})")
                     if label == "joint":
-                        name = f"{file.stem.split('_')[0]}, {share:g} (1 - p_A), grid {step:g}"
+                        name = f"{file.stem.split('_')[0]}, {share:g}, {step:g}"
                         unread.append((name, correct, radius, full[method]))
                     if step == 0.25 and share < 1:
                         bars.setdefault(label, {})[file.stem.split("_")[0]] = fewer
                 print(
                     f"| {file.stem.split('_')[0]}, sigma {sigma:g} | {step:g} "
-                    f"| {share:g} (1 - p_A) | " + " | ".join(row) + " |",
+                    f"| {share:g} | " + " | ".join(row) + " |",
                     flush=True,
                 )
-    print("\n| log, p_B, grid | ACR, full | ACR, stopped | abstained, full | abstained, stopped |")
+    names = ("ACR, full", "ACR, stopped", "abstained, full", "abstained, stopped")
+    print("\n| " + " | ".join(("log, p_B / (1 - p_A), grid", *names)) + " |")
     print("|---|---|---|---|---|")
     for name, right, early, whole in unread:
         acr = ((radius * right).mean() for radius in (whole, early))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tcertify_kernels._arguments import check_floating, check_range, check_tensor
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 #: Images are told apart by 32 bits of the counter, samples by 56, streams by 6.
@@ -33,7 +35,7 @@ class Batch(NamedTuple):
     @property
     def blocks(self) -> int:
         """Blocks of four elements, of which each row begins a new one."""
-        return len(self.out) * -(-self.x[0].numel() // 4)
+        return self.out.shape[0] * -(-math.prod(self.out.shape[1:]) // 4)
 
     def check(self) -> None:
         """Refuse wrong types, dtypes, devices, shapes, strides and, on the CPU, contents."""
@@ -41,9 +43,11 @@ class Batch(NamedTuple):
 
         out, x = self.out, self.x
         check_floating("out", out)
-        if out.dim() < 2:
-            raise ValueError(f"`out` must have shape (B, ...), got {tuple(out.shape)}.")
-        elements = math.prod(out.shape[1:])
+        shape, device = out.shape, out.device
+        if len(shape) < 2:
+            raise ValueError(f"`out` must have shape (B, ...), got {tuple(shape)}.")
+        rows, *image = shape
+        elements = math.prod(image)
         if elements > MAX_ELEMENTS:
             raise ValueError(f"`out` must have at most 2**31 elements a row, got {elements}.")
         if not (out.is_contiguous() or _is_channels_last(out)):
@@ -51,15 +55,15 @@ class Batch(NamedTuple):
             raise ValueError(f"`out` must be contiguous or channels-last, got strides {strides}.")
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"`x` must be a torch tensor, got {type(x).__name__}.")
-        rows = x.shape[0] if x.dim() else 0
-        if rows == 0:
+        slots = x.shape[0] if x.dim() else 0
+        if slots == 0:
             raise ValueError(f"`x` must hold at least one image, got shape {tuple(x.shape)}.")
-        check_tensor("x", x, (rows, *out.shape[1:]), torch.float32, out.device)
-        check_tensor("slot", self.slot, (len(out),), torch.int32, out.device)
-        check_tensor("image", self.image, (len(out),), torch.int64, out.device)
-        check_tensor("sample", self.sample, (len(out),), torch.int64, out.device)
-        if out.device.type == "cpu":
-            check_range("slot", self.slot, len(x))
+        check_tensor("x", x, (slots, *image), torch.float32, device)
+        check_tensor("slot", self.slot, (rows,), torch.int32, device)
+        check_tensor("image", self.image, (rows,), torch.int64, device)
+        check_tensor("sample", self.sample, (rows,), torch.int64, device)
+        if out.is_cpu:
+            check_range("slot", self.slot, slots)
             check_range("image", self.image, MAX_IMAGES)
             check_range("sample", self.sample, MAX_SAMPLES)
 
@@ -79,24 +83,51 @@ class Batch(NamedTuple):
         rows = self.slot.numpy(), self.image.numpy(), self.sample.numpy()
         return target, kind[out.dtype], out.shape[1] if channels_last else 1, images, *rows
 
-    def on_device(self) -> tuple[str, tuple[tuple[int, int], tuple[int, int]]]:
-        """Layout and dtype, as they stand in the name of a kernel, and its grid and block."""
-        import torch
+    def addresses(self) -> tuple[int, int, int, int, int]:
+        """Of the tensors, in order."""
+        out, x, slot, image, sample = self
+        return (
+            out.data_ptr(),
+            x.data_ptr(),
+            slot.data_ptr(),
+            image.data_ptr(),
+            sample.data_ptr(),
+        )
 
-        out, size = self.out, self.x[0].numel()
-        group = 4 if out.dtype == torch.float32 else 8  # elements of a 16-byte store
-        if out.is_contiguous():
-            layout, groups = "contiguous", -(-size // group)
-        elif out.shape[1] == 3 and size % (3 * group) == 0 and _aligned(out, self.x):
-            layout, groups = "colour", size // (3 * group)
-        else:
-            layout, groups = "channels_last", -(-size // 4)
-        name = f"{layout}_{str(out.dtype).removeprefix('torch.')}"
-        return name, _launch_shape(len(out), groups)
+    def on_device(self) -> Launch:
+        """How a kernel is launched."""
+        aligned = not (self.out.data_ptr() | self.x.data_ptr()) & 15
+        out = self.out
+        return _launch(out.shape, self.x.shape[0], out.dtype, out.is_contiguous(), aligned)
 
-    def sizes(self) -> tuple[int, int, int, int]:
-        """Elements of a row, rows, images and channels: what kernels are told of shapes."""
-        return self.x[0].numel(), len(self.out), len(self.x), self.out.shape[1]
+
+class Launch(NamedTuple):
+    """What is the same for all batches of one shape, dtype and layout."""
+
+    name: str  # layout and dtype, as they stand in the name of a kernel
+    grid: tuple[int, int]
+    block: tuple[int, int]
+    sizes: tuple[np.uint32, ...]  # elements of a row, rows, images, channels
+
+
+@lru_cache(maxsize=256)
+def _launch(
+    shape: tuple[int, ...], slots: int, dtype: torch.dtype, contiguous: bool, aligned: bool
+) -> Launch:
+    """Plan a launch once: a batch that waits for Python costs more than the kernel."""
+    import numpy as np
+
+    rows, channels, size = shape[0], shape[1], math.prod(shape[1:])
+    group = 16 // dtype.itemsize  # elements of a 16-byte store
+    if contiguous:
+        layout, groups = "contiguous", -(-size // group)
+    elif channels == 3 and size % (3 * group) == 0 and aligned:
+        layout, groups = "colour", size // (3 * group)
+    else:
+        layout, groups = "channels_last", -(-size // 4)
+    name = f"{layout}_{str(dtype).removeprefix('torch.')}"
+    sizes = tuple(map(np.uint32, (size, rows, slots, channels)))
+    return Launch(name, *_launch_shape(rows, groups), sizes)
 
 
 def check_bits(name: str, value: Any, bits: int) -> int:
@@ -126,10 +157,6 @@ def _is_channels_last(out: torch.Tensor) -> bool:
     import torch
 
     return out.dim() == 4 and out.is_contiguous(memory_format=torch.channels_last)
-
-
-def _aligned(*tensors: torch.Tensor) -> bool:
-    return all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
 
 
 def _launch_shape(rows: int, groups: int) -> tuple[tuple[int, int], tuple[int, int]]:

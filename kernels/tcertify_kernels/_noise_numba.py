@@ -360,20 +360,14 @@ def _scramble(words: Any, k0: Any, k1: Any, count: int) -> None:
 
 
 @njit(nogil=True)
-def _transform(words: Any, count: int, z: Any) -> None:
-    """Turn `count` blocks of words into 4 * count normals."""
+def _transform(words: Any, count: int, z: Any) -> Any:
+    """Turn `count` blocks of words into 4 * count normals, and return the smallest radius word."""
     use_full_width()
+    smallest = np.uint32(0xFFFFFFFF)
     for i in range(count):
         z_0, z_1 = normal_pair(middle(words[i]), words[i + CHUNK])
         z_2, z_3 = normal_pair(middle(words[i + 2 * CHUNK]), words[i + 3 * CHUNK])
         z[4 * i], z[4 * i + 1], z[4 * i + 2], z[4 * i + 3] = z_0, z_1, z_2, z_3
-
-
-@njit(nogil=True)
-def _smallest_radius(words: Any, count: int) -> Any:
-    use_full_width()
-    smallest = np.uint32(0xFFFFFFFF)
-    for i in range(count):
         smallest = min(smallest, min(words[i], words[i + 2 * CHUNK]))
     return smallest
 
@@ -492,8 +486,7 @@ def fill(
         row, block = divmod(first, blocks)
         _set_counters(words, count, row, block, blocks, image, sample, stream)
         _scramble(words, k0, k1, count)
-        _transform(words, count, z)
-        if _smallest_radius(words, count) < LAST_CELLS:
+        if _transform(words, count, z) < LAST_CELLS:
             _set_counters(further, count, row, block, blocks, image, sample, stream | _FURTHER)
             _scramble(further, k0, k1, count)
             _lengthen_tail(words, further, count, z)

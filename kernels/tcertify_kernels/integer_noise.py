@@ -57,7 +57,7 @@ def add_integer_noise(
         or of four dimensions and channels-last. The quotient is rounded to float32, then to that.
     invalid : torch.Tensor
         Set to whether each row of `out` must not vote, bool of shape ``(B,)``: one of its draws of
-        64 bits ties with a threshold (once in some 10^11 rows of ImageNet's size), or, on a CUDA
+        64 bits ties with a threshold (once in some 10^10 rows of ImageNet's size), or, on a CUDA
         device, its slot, image or sample is out of range.
     x : torch.Tensor
         Images on the grid, float32, contiguous, of shape ``(S, ...)``. That they are on the grid
@@ -150,7 +150,7 @@ def check_grid(x: torch.Tensor, levels: int) -> None:
     """
     import torch
 
-    whole = _check_levels(levels)
+    whole = check_levels(levels)
     scaled = x.double() * whole
     nearest = scaled.round().clamp(0, whole)
     off = ~((scaled - nearest).abs() <= whole * 2.0**-22)
@@ -185,11 +185,24 @@ class Tables(NamedTuple):
 
 def tables(sigma: float, levels: int) -> Tables:
     """The tables of one (sigma, levels), kept from call to call; refuses what they cannot hold."""
-    return _tables(check_number("sigma", sigma), _check_levels(levels))
+    return _tables(check_number("sigma", sigma), check_levels(levels))
 
 
 @lru_cache(maxsize=64)
 def _tables(sigma: float, levels: int) -> Tables:
+    largest = reach(sigma, levels)
+    thresholds = proved_thresholds(Fraction(sigma) * levels, largest)
+    return Tables(sigma, levels, largest, thresholds, guide_of(thresholds))
+
+
+def reach(sigma: float, levels: int) -> int:
+    """K of `add_integer_noise`; a ValueError where the tables cannot hold it or sigma is too small.
+
+    Examples
+    --------
+    >>> reach(0.25, 255)
+    829
+    """
     if not 0 < sigma < math.inf:
         raise ValueError(f"`sigma` must be positive and finite, got {sigma}.")
     spread = Fraction(sigma) * levels
@@ -198,14 +211,13 @@ def _tables(sigma: float, levels: int) -> Tables:
             f"`sigma` must be at least {LEAST_SPREAD} grey levels, for rounded noise leaves most"
             f" pixels unchanged, got {float(spread):.3g} of {levels} levels."
         )
-    reach = levels + math.ceil(9 * spread)
-    if reach > MAX_REACH:
+    noise = math.ceil(9 * spread)
+    if levels + noise > MAX_REACH:
         raise ValueError(
             f"`levels` and nine standard deviations must be at most {MAX_REACH} grey levels, got"
-            f" {levels} and {reach - levels}."
+            f" {levels} and {noise}."
         )
-    thresholds = proved_thresholds(spread, reach)
-    return Tables(sigma, levels, reach, thresholds, guide_of(thresholds))
+    return levels + noise
 
 
 def proved_thresholds(spread: Fraction, reach: int) -> NDArray[np.uint64]:
@@ -261,7 +273,8 @@ class _Noise(NamedTuple):
     stream: int
 
 
-def _check_levels(levels: Any) -> int:
+def check_levels(levels: Any) -> int:
+    """Return grey levels above 0 as an int; a ValueError for what the tables cannot hold."""
     try:
         whole = operator.index(levels)
     except TypeError:
@@ -307,12 +320,13 @@ def _fill_on_device(batch: Batch, noise: _Noise) -> None:
 
     table, device = noise.tables, batch.out.device
     guide, thresholds = _arrays(table.sigma, table.levels, device)
-    name, shape = batch.on_device()
+    name, grid, block, sizes = batch.on_device()
     levels, _, _, inverse, rest = table.grid
     arguments = (
-        *(tensor.data_ptr() for tensor in (*batch, noise.invalid, guide, thresholds)),
+        *batch.addresses(),
+        *(tensor.data_ptr() for tensor in (noise.invalid, guide, thresholds)),
         np.uint64(noise.seed),
-        *map(np.uint32, (*batch.sizes(), noise.stream, table.reach)),
+        *(*sizes, np.uint32(noise.stream), np.uint32(table.reach)),
         *(levels, inverse, rest),
     )
-    _cuda.launch("integer_noise", f"integer_{name}", device, *shape, arguments)
+    _cuda.launch("integer_noise", f"integer_{name}", device, grid, block, arguments)

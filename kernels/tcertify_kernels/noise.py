@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tcertify_kernels import _cuda
@@ -10,6 +11,7 @@ from tcertify_kernels._batch import STREAM_BITS, Batch, check_bits, check_number
 from tcertify_kernels._threads import split
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 _SMALLEST, _LARGEST = 2.0**-126, 2.0**127  # of float32: normal numbers, and room to spare
@@ -99,7 +101,7 @@ def add_noise(
         from tcertify_kernels import _noise_torch
 
         _noise_torch.fill(*batch, *noise)
-    elif out.device.type == "cpu":
+    elif out.is_cpu:
         _fill_on_host(batch, noise)
     else:
         _fill_on_device(batch, noise)
@@ -141,18 +143,19 @@ def _fill_on_host(batch: Batch, noise: _Noise) -> None:
 
 
 def _fill_on_device(batch: Batch, noise: _Noise) -> None:
+    if isinstance(noise.sigma, float):
+        sigma, sigmas = noise.sigma, 0
+    else:
+        sigma, sigmas = 1.0, noise.sigma.data_ptr()
+    name, grid, block, sizes = batch.on_device()
+    seed, stream, level = _numbers(noise.seed, noise.stream, sigma)
+    arguments = *batch.addresses(), sigmas, seed, *sizes, stream, level
+    _cuda.launch("noise", name, batch.out.device, grid, block, arguments)
+
+
+@lru_cache(maxsize=256)
+def _numbers(seed: int, stream: int, sigma: float) -> tuple[np.uint64, np.uint32, np.float32]:
+    """Typed as the kernel wants them: the same for every batch of a run."""
     import numpy as np
 
-    sigma, sigmas = 1.0, 0
-    if isinstance(noise.sigma, float):
-        sigma = noise.sigma
-    else:
-        sigmas = noise.sigma.data_ptr()
-    name, shape = batch.on_device()
-    arguments = (
-        *(tensor.data_ptr() for tensor in batch),
-        *(sigmas, np.uint64(noise.seed)),
-        *map(np.uint32, (*batch.sizes(), noise.stream)),
-        np.float32(sigma),
-    )
-    _cuda.launch("noise", name, batch.out.device, *shape, arguments)
+    return np.uint64(seed), np.uint32(stream), np.float32(sigma)

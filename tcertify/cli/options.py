@@ -13,7 +13,8 @@ import click
 if TYPE_CHECKING:
     from tcertify.data import Dataset
 
-#: Those of `tcertify.certificates`, written out so that --help need not load it.
+#: What the library knows, written out so that --help need not load it.
+NOISES = ("auto", "integer", "gaussian")
 METHODS = ("joint", "t-certify", "certify")
 
 PATH = click.Path(dir_okay=False, path_type=Path)
@@ -45,6 +46,21 @@ class Radii(click.ParamType[list[float]]):
             return [float(part) for part in value.split(",")]
         except ValueError:
             self.fail(f"radii must be numbers separated by commas, got {value!r}.", param, ctx)
+
+
+class Seed(click.ParamType[int | str]):
+    """A number, or how to find one."""
+
+    name = "seed"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return a number as an int, and a name as it is."""
+        if isinstance(value, int) or value in ("random", "derived"):
+            return value
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"it must be a number, random or derived, got {value!r}.", param, ctx)
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -14,9 +14,11 @@ import click
 from tcertify.cli.command import INTERRUPTED, Command
 from tcertify.cli.options import (
     METHODS,
+    NOISES,
     PATH,
     DataOptions,
     Radii,
+    Seed,
     alpha_option,
     data_options,
     gathered,
@@ -27,6 +29,7 @@ from tcertify.cli.output import emit, json_option, progress, quiet_option, tell
 if TYPE_CHECKING:
     from tcertify.report import Table
     from tcertify.runs import RunTable
+    from tcertify.runs.settings import Settings
 
 #: Exit status of a run in which images failed or votes were lost.
 FAILED = 3
@@ -40,7 +43,9 @@ class RunOptions:
     sigma: float
     outfile: Path
     alpha: float
-    seed: int
+    noise: str
+    levels: int | None
+    seed: int | str
     skip: int
     most: int | None
     batch_size: int | None
@@ -75,7 +80,26 @@ _run_options = together(
     click.argument("sigma", type=float),
     click.argument("outfile", type=PATH),
     alpha_option,
-    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the noise."),
+    click.option(
+        "--noise",
+        type=click.Choice(NOISES),
+        default="auto",
+        show_default=True,
+        help="Kind of noise; auto takes integer noise where pixels are whole grey levels.",
+    ),
+    click.option(
+        "--levels",
+        type=int,
+        help="Grey levels above 0 of integer noise.  [default: the data set's, else 255]",
+    ),
+    click.option(
+        "--seed",
+        type=Seed(),
+        default="random",
+        show_default=True,
+        help="Seed of the noise: random (with --resume, that of the run), derived from model, data"
+        " and settings, or a number. Runs to be merged need the same.",
+    ),
     data_options,
     click.option(
         "--skip",
@@ -156,8 +180,8 @@ def certify(
     """Certify the images of a data set.
 
     MODEL is smoothed with Gaussian noise of standard deviation SIGMA, in pixel units: pixels lie in
-    [0, 1]. OUTFILE becomes the log that the field's
-    scripts read; OUTFILE.run, beside it, keeps every vote, so that the run can be resumed,
+    [0, 1]. Where they are whole grey levels, so is the noise. OUTFILE becomes the log that the
+    field's scripts read; OUTFILE.run, beside it, keeps every vote, so that the run can be resumed,
     verified and recertified.
 
     DATASET is digits, cifar10 or imagenet, an .npz file, a folder CLASS/file, or
@@ -202,6 +226,7 @@ def predict(images: DataOptions, options: RunOptions, n: int) -> None:
     examples=[
         "tcertify verify out.tsv.run",
         "tcertify verify out.tsv.run --replay 5 --dataset digits --model demo/digits.safetensors",
+        "tcertify verify out.tsv.run --fresh 5 --dataset digits --model demo/digits.safetensors",
     ],
 )
 @click.argument("run", type=PATH)
@@ -212,8 +237,15 @@ def predict(images: DataOptions, options: RunOptions, n: int) -> None:
     show_default=True,
     help="Cast the votes of this many images again, chosen at random.",
 )
-@click.option("--dataset", help="The data set of the run, for --replay.")
-@click.option("--model", help="The model of the run, for --replay.")
+@click.option(
+    "--fresh",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Sample this many images again under a new seed that nobody could know, and compare.",
+)
+@click.option("--dataset", help="The data set of the run, for --replay and --fresh.")
+@click.option("--model", help="The model of the run, for --replay and --fresh.")
 @data_options
 @_device_option
 @json_option
@@ -223,6 +255,7 @@ def verify(
     context: click.Context,
     run: Path,
     replay: int,
+    fresh: int,
     images: DataOptions,
     model: str | None,
     device: str,
@@ -234,17 +267,20 @@ def verify(
     """
     from tcertify.runs import verify_run
 
-    if replay and (images.dataset is None or model is None):
-        raise click.UsageError("--replay needs --dataset and --model.")
+    if (replay or fresh) and (images.dataset is None or model is None):
+        name = "--replay" if replay else "--fresh"
+        raise click.UsageError(f"{name} needs --dataset and --model.")
     inputs: dict[str, Any] = {}
-    if replay:
+    if replay or fresh:
         inputs = {"dataset": images.load(), "model": _model(str(model)), "device": _device(device)}
-    report = verify_run(run, replay=replay, **inputs)
+    report = verify_run(run, replay=replay, fresh=fresh, **inputs)
     summary = (
         f"{run}: {report.verified} images verified, {len(report.findings)} findings,"
         f" {report.failed} images failed, {report.missing} still to do"
     )
     replayed = f"replayed images {[*report.replayed]}: at most {report.moved} votes moved"
+    sampled = f"sampled images {[*report.fresh]} again under seed {report.fresh_seed}"
+    told = [summary, *([replayed] if replay else []), *([sampled] if fresh else [])]
     emit(
         {
             "run": str(run),
@@ -254,8 +290,10 @@ def verify(
             "missing": report.missing,
             "replayed": [*report.replayed],
             "moved": report.moved,
+            "fresh": [*report.fresh],
+            "fresh_seed": report.fresh_seed,
         },
-        "\n".join([*report.findings, summary, *([replayed] if replay else [])]),
+        "\n".join([*report.findings, *told]),
         as_json=as_json,
     )
     context.exit(1 if report.findings else 0)
@@ -331,8 +369,12 @@ def _run(
     )
     device, dataset = _device(options.device), images.load()
     model, indices = _model(options.model), options.indices(len(dataset))
-    if announcement:
-        tell(announcement, quiet=options.quiet)
+
+    def on_start(settings: Settings) -> None:
+        tell(_noise_of(settings, options), quiet=options.quiet)
+        if announcement:
+            tell(announcement, quiet=options.quiet)
+
     started = time.perf_counter()
     try:
         with progress(len(indices), quiet=options.quiet) as on_progress:
@@ -341,6 +383,8 @@ def _run(
                 dataset,
                 sigma=options.sigma,
                 alpha=options.alpha,
+                noise=options.noise,
+                levels=options.levels,
                 seed=options.seed,
                 out=options.run,
                 indices=indices,
@@ -350,12 +394,25 @@ def _run(
                 resume=options.resume,
                 overwrite=options.overwrite,
                 allow=options.allow,
+                on_start=on_start,
                 on_progress=on_progress,
             )
     except KeyboardInterrupt:
         _say_interrupted(options, len(indices))
         raise click.exceptions.Exit(INTERRUPTED) from None
     _finish(table, options, time.perf_counter() - started)
+
+
+def _noise_of(settings: Settings, options: RunOptions) -> str:
+    """Return the first line of a run: what noise it draws, and how to draw it again."""
+    again = "" if isinstance(options.seed, int) else f" ({options.seed})"
+    return f"{_noise_named(settings)}, sigma = {settings.sigma:g}, seed = {settings.seed}{again}"
+
+
+def _noise_named(settings: Settings) -> str:
+    if settings.levels is None:
+        return f"{settings.noise} noise"
+    return f"{settings.noise} noise on {settings.levels} grey levels"
 
 
 def _say_interrupted(options: RunOptions, planned: int) -> None:
@@ -388,7 +445,7 @@ def _finish(table: RunTable, options: RunOptions, seconds: float) -> None:
     )
     failed, invalid = int(table.failed.sum()), int(table.invalid.sum())
     if failed or invalid:
-        tell(f"{failed} images failed, {invalid} votes were invalid (NaN)")
+        tell(f"{failed} images failed, {invalid} votes were invalid")
         raise click.exceptions.Exit(FAILED)
 
 
@@ -399,9 +456,16 @@ def _emit_table(table: RunTable, *, as_json: bool, **files: str) -> None:
     result = Result.of_run(table)
     shown = certified_table([result])
     heading = (
-        f"{result.method}, alpha = {result.alpha:g}, sigma = {result.sigma:g}: {len(result)} images"
+        f"{result.method}, alpha = {result.alpha:g}, sigma = {result.sigma:g},"
+        f" {_noise_named(table.settings)}: {len(result)} images"
     )
-    emit({**files, **shown.records()[0]}, "\n".join([heading, *_lines(shown)]), as_json=as_json)
+    settings = table.settings
+    noise = {"noise": settings.noise, "levels": settings.levels, "seed": settings.seed}
+    emit(
+        {**files, **noise, **shown.records()[0]},
+        "\n".join([heading, *_lines(shown)]),
+        as_json=as_json,
+    )
 
 
 def _lines(table: Table) -> list[str]:

@@ -1,5 +1,6 @@
 from . import cifar10 as cifar10
 from . import digits as digits
+from . import fashion_mnist as fashion_mnist
 from . import folders as folders
 from . import imagenet as imagenet
 from .adapt import as_dataset as as_dataset

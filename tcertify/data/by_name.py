@@ -11,7 +11,7 @@ from tcertify._named import find_named, is_named, split_call
 from tcertify.data.dataset import Dataset, check_split
 
 #: The data sets that `load` knows by a name of their own.
-NAMES = ("digits", "cifar10", "imagenet")
+NAMES = ("digits", "fashion-mnist", "cifar10", "imagenet")
 
 
 def load(
@@ -27,7 +27,8 @@ def load(
     Parameters
     ----------
     name : str
-        ``digits``; ``cifar10`` or ``imagenet``, which lie in `root`; the path of an ``.npz`` file
+        ``digits``; ``fashion-mnist``, which lies in `root` or where Debian's package of it puts it;
+        ``cifar10`` or ``imagenet``, which lie in `root`; the path of an ``.npz`` file
         or of a folder ``CLASS/file``; ``package.module:function``, called with ``split=`` where it
         takes it, which returns a data set or a pair (images, labels); ``torchvision:NAME``.
     split : {"test", "train"}
@@ -63,10 +64,12 @@ def load(
 
 
 def _known(name: str, split: str, root: str | Path | None) -> Dataset:
-    from tcertify.data import cifar10, digits, imagenet
+    from tcertify.data import cifar10, digits, fashion_mnist, imagenet
 
     if name == "digits":
         return digits.load(split)
+    if name == "fashion-mnist":
+        return fashion_mnist.load(split, root)
     if root is None:
         raise ValueError(f"`root` must name the folder that holds {name}, got None.")
     loaders: dict[str, Callable[[str, str | Path], Dataset]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -15,19 +15,24 @@ from tcertify.classifiers import Classifier, Execution
 from tcertify.classifiers.execution import BaseClassifier
 from tcertify.data import Dataset, as_dataset
 from tcertify.errors import RunError, StoppedError
-from tcertify.runs.file import MAX_PLAN, RunWriter
+from tcertify.runs.file import MAX_PLAN, RunFile, RunWriter
 from tcertify.runs.images import Loaded, described, load_images
 from tcertify.runs.provenance import check_probe, environment, provenance
 from tcertify.runs.rounds import FAILURES_IN_A_ROW, Rounds
 from tcertify.runs.row import MAX_IMAGES
+from tcertify.runs.seeds import check_seed, with_seed
 from tcertify.runs.settings import Settings
 from tcertify.runs.table import RunTable, read_run
 from tcertify.sampling import Sampler
 from tcertify.sampling.defects import CHANGED_STATE, check_codes, find_defects, remarks, settle
 from tcertify.sampling.memory import is_out_of_memory
+from tcertify.sampling.noise import MOST_OWED, choose_noise, owed
 from tcertify.statistics.planning import check_useful
 
 Device = torch.device | str | None
+
+#: Images that decide whether a data set that says nothing is one of whole grey levels.
+_LOOKED_AT = 16
 
 
 def certify_dataset(
@@ -41,7 +46,9 @@ def certify_dataset(
     alpha: float = 0.001,
     method: str = "joint",
     radii: Sequence[float] | None = None,
-    seed: int = 0,
+    noise: str = "auto",
+    levels: int | None = None,
+    seed: int | str = 0,
     indices: Iterable[int] | None = None,
     num_classes: int | None = None,
     batch_size: int | None = None,
@@ -50,6 +57,7 @@ def certify_dataset(
     resume: bool = False,
     overwrite: bool = False,
     allow: Iterable[str] = (),
+    on_start: Callable[[Settings], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> RunTable:
     """Certify a data set into a run file: each certificate is wrong with probability at most
@@ -81,8 +89,20 @@ def certify_dataset(
         full run's, for a fraction of the samples, but its radius may be smaller: read certified
         accuracy at these radii only. There it is the full run's but for images whose radius lies
         within a hair of one of them: 0.4 to 1.7 of 500 images, as measured.
-    seed : int
-        Up to 2^63 - 1. With the index of an image it determines all noise.
+    noise : {"auto", "integer", "gaussian"}
+        Integer noise certifies images of whole grey levels as executed, float rounding included
+        (docs/guarantees.md). "auto" takes it where ``dataset.levels`` says the levels, or, without
+        `levels` and those, where the first images are of 8 bits, and `sigma` is at least 0.3 grey
+        levels; else Gaussian noise. A resume under "auto" keeps the noise of the run. It is decided
+        once: an image off the grid that comes later fails.
+    levels : int, optional
+        Grey levels above 0 of integer noise; those of the data set without it, else 255. Under
+        "auto" integer noise is taken if the first images are on their grid.
+    seed : int or {"random", "derived"}
+        Up to 2^63 - 1. With the index of an image it determines all noise. The default is known to
+        whoever made the model or the images. "random" takes one from the system's entropy, or that
+        of the run that is resumed; "derived" a hash of model, data and settings, so that nobody
+        chooses it.
     indices : iterable of int, optional
         The images to certify; all of them without it.
     num_classes : int, optional
@@ -99,6 +119,8 @@ def certify_dataset(
         Continue, or replace, a run file that exists; else it is an error.
     allow : iterable of {"random", "rows", "state", "range"}
         Defects that make certificates void, accepted knowingly and recorded.
+    on_start : callable, optional
+        Called with the `Settings` of the run, noise and seed among them, before the first sample.
     on_progress : callable, optional
         Called with the number of images that are done and of images planned.
 
@@ -127,7 +149,6 @@ def certify_dataset(
         alpha=alpha,
         method=method,
         radii=radii,
-        seed=seed,
     )
     check_useful(settings.n, settings.look_levels[-1], method=settings.method)
     return _run(
@@ -135,6 +156,9 @@ def certify_dataset(
         dataset,
         settings,
         out,
+        noise=noise,
+        levels=levels,
+        seed=seed,
         plan=_plan(dataset, indices),
         batch_size=batch_size,
         device=device,
@@ -142,6 +166,7 @@ def certify_dataset(
         resume=resume,
         overwrite=overwrite,
         allow=allow,
+        on_start=on_start,
         on_progress=on_progress,
     )
 
@@ -154,7 +179,9 @@ def predict_dataset(
     out: str | os.PathLike[str],
     n: int = 1000,
     alpha: float = 0.001,
-    seed: int = 0,
+    noise: str = "auto",
+    levels: int | None = None,
+    seed: int | str = 0,
     indices: Iterable[int] | None = None,
     num_classes: int | None = None,
     batch_size: int | None = None,
@@ -163,6 +190,7 @@ def predict_dataset(
     resume: bool = False,
     overwrite: bool = False,
     allow: Iterable[str] = (),
+    on_start: Callable[[Settings], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> RunTable:
     """Predict a data set into a run file: a class other than the smoothed classifier's most
@@ -172,12 +200,15 @@ def predict_dataset(
     `certify_dataset`.
     """
     dataset, classes = _opened(dataset, num_classes)
-    settings = Settings.make(num_classes=classes, sigma=sigma, n=n, alpha=alpha, seed=seed)
+    settings = Settings.make(num_classes=classes, sigma=sigma, n=n, alpha=alpha)
     return _run(
         model,
         dataset,
         settings,
         out,
+        noise=noise,
+        levels=levels,
+        seed=seed,
         plan=_plan(dataset, indices),
         batch_size=batch_size,
         device=device,
@@ -185,6 +216,7 @@ def predict_dataset(
         resume=resume,
         overwrite=overwrite,
         allow=allow,
+        on_start=on_start,
         on_progress=on_progress,
     )
 
@@ -195,6 +227,9 @@ def _run(
     settings: Settings,
     out: str | os.PathLike[str],
     *,
+    noise: str,
+    levels: int | None,
+    seed: int | str,
     plan: list[int],
     batch_size: int | None,
     device: Device,
@@ -202,11 +237,18 @@ def _run(
     resume: bool,
     overwrite: bool,
     allow: Iterable[str],
+    on_start: Callable[[Settings], None] | None,
     on_progress: Callable[[int, int], None] | None,
 ) -> RunTable:
     allow = sorted(set(allow))
     check_codes(allow)
+    check_seed(seed)
     classifier = Classifier.of(model, settings.num_classes, device=device, execution=execution)
+    there = _resumed(out) if resume and not overwrite else None
+    settings = _with_noise(settings, noise, levels, dataset, plan, allow, there)
+    settings = with_seed(settings, seed, classifier, dataset, plan, there)
+    if on_start:
+        on_start(settings)
     sampler = Sampler(classifier, settings.noise_source(), batch_size=batch_size)
     state = classifier.parts().state
     warnings, probed = _check_classifier(sampler, dataset, plan, allow)
@@ -215,11 +257,18 @@ def _run(
     with RunWriter(out, parameters, facts, plan, resume=resume, overwrite=overwrite) as writer:
         if resume:
             check_probe(writer.path, writer.parameters, classifier, dataset)
-        for text in (*getattr(dataset, "notes", ()), *warnings):
+        for text in (*getattr(dataset, "notes", ()), *warnings, *_owed(settings, probed)):
             writer.warn(text)
         pending = [image_id for image_id in plan if image_id not in writer.done]
-        images = load_images(dataset, pending, classifier.device, settings.num_classes, allow)
-        rounds = Rounds(sampler, settings, writer, len(plan), on_progress)
+        images = load_images(
+            dataset,
+            pending,
+            classifier.device,
+            settings.num_classes,
+            allow,
+            settings.levels,
+        )
+        rounds = Rounds(sampler, settings, writer, len(plan), on_progress, allow)
         with closing(images):
             rounds.certify(_noted(images, writer))
         _check_afterwards(sampler, state, writer, allow)
@@ -255,6 +304,48 @@ def _plan(dataset: Dataset, indices: Iterable[int] | None) -> list[int]:
     return plan
 
 
+def _resumed(out: str | os.PathLike[str]) -> Settings | None:
+    """Return the settings of the run that is there, if one is."""
+    if not os.path.exists(out):
+        return None
+    with RunFile(out) as run:
+        return run.settings
+
+
+def _with_noise(
+    settings: Settings,
+    noise: str,
+    levels: int | None,
+    dataset: Dataset,
+    plan: list[int],
+    allow: list[str],
+    there: Settings | None,
+) -> Settings:
+    """Return the settings with the noise of the run; its images are looked at only where nobody
+    says their levels.
+    """
+    if there is not None and noise == "auto" and levels is None:
+        return replace(settings, noise=there.noise, levels=there.levels)
+    cpu = torch.device("cpu")
+    first = load_images(dataset, plan[:_LOOKED_AT], cpu, settings.num_classes, allow)
+    with closing(first):
+        chosen = choose_noise(
+            noise,
+            settings.sigma,
+            levels=levels,
+            known=getattr(dataset, "levels", None),
+            images=(image.pixels for image in first if image.error is None),
+        )
+    return replace(settings, noise=chosen.kind, levels=chosen.levels)
+
+
+def _owed(settings: Settings, probed: Loaded | None) -> list[str]:
+    """Return a warning where the noise as it is drawn may cost more than 1 % of alpha."""
+    size = 0 if probed is None else probed.pixels.numel()
+    n_tau = settings.noise_source().n_tau(settings.n, size, settings.alpha)
+    return [] if n_tau is None or n_tau <= MOST_OWED else [owed(n_tau)]
+
+
 def _check_classifier(
     sampler: Sampler, dataset: Dataset, plan: list[int], allow: list[str]
 ) -> tuple[list[str], Loaded | None]:
@@ -264,7 +355,14 @@ def _check_classifier(
     """
     failures, classifier = 0, sampler.classifier
     with closing(
-        load_images(dataset, plan, classifier.device, classifier.num_classes, allow)
+        load_images(
+            dataset,
+            plan,
+            classifier.device,
+            classifier.num_classes,
+            allow,
+            sampler.noise.levels,
+        )
     ) as images:
         for image in images:
             reason, cause = image.error, None

@@ -298,6 +298,7 @@ class RunFile:
 
     def _read_run(self) -> None:
         expected = _expected_schema()
+        self._db.execute("BEGIN")  # all that is read is of one moment, whoever writes
         if self._db.execute(_SCHEMA).fetchmany(len(expected) + 1) != expected:
             raise RunFileError(f"`{self.path}` has other tables than a run file: damaged?")
         heads = self._db.execute("SELECT * FROM run").fetchmany(2)

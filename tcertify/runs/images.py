@@ -6,28 +6,19 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from tcertify._checks import check_whole
 from tcertify.data.arrays import describe_range
+from tcertify.data.dataset import Dataset
 from tcertify.sampling.defects import Defect, settle
+from tcertify_kernels import check_grid
 
 #: Images that are loaded before they are needed.
 _AHEAD = 32
-
-
-class LabelledImages(Protocol):
-    """What can be certified: ``len(data)`` images, ``data[i]`` being ``(image, label)``.
-
-    An image is a float tensor or array in [0, 1], a label a whole number.
-    """
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> tuple[Any, Any]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,18 +39,19 @@ class Loaded:
 
 
 def load_images(
-    dataset: LabelledImages,
+    dataset: Dataset,
     image_ids: Iterable[int],
     device: torch.device,
     num_classes: int,
     allow: Iterable[str] = (),
+    levels: int | None = None,
 ) -> Generator[Loaded, None, None]:
     """Yield the images at `image_ids`, each loaded while those before it are at work.
 
     Each is a copy, so that a data set may use its buffer again. float16 and bfloat16 are converted
-    exactly, float64 is rounded to float32. An image that cannot be loaded,
-    that is no single float image in the shape of the first, or whose label is none of the classes,
-    comes with the reason in its ``error``.
+    exactly, float64 is rounded to float32. An image that cannot be loaded, that is no single float
+    image in the shape of the first, that is not on the grid of `levels`, or whose label is none of
+    the classes, comes with the reason in its ``error``.
 
     Raises
     ------
@@ -67,7 +59,7 @@ def load_images(
         An image outside [0, 1], unless "range" is allowed.
     """
     shape: torch.Size | None = None
-    for loading in _ahead(dataset, image_ids, num_classes):
+    for loading in _ahead(dataset, image_ids, num_classes, levels):
         image = loading.result()
         if image.error is None:
             shape = shape or image.pixels.shape
@@ -82,14 +74,14 @@ def load_images(
 
 
 def _ahead(
-    dataset: LabelledImages, image_ids: Iterable[int], num_classes: int
+    dataset: Dataset, image_ids: Iterable[int], num_classes: int, levels: int | None
 ) -> Iterator[Future[Loaded]]:
     """Yield futures of the images of a data set, a few of them under way."""
     waiting: deque[Future[Loaded]] = deque()
     loader = ThreadPoolExecutor(1, "tcertify_images")
     try:
         for image_id in image_ids:
-            waiting.append(loader.submit(_load, dataset, image_id, num_classes))
+            waiting.append(loader.submit(_load, dataset, image_id, num_classes, levels))
             if len(waiting) > _AHEAD:
                 yield waiting.popleft()
         yield from waiting
@@ -97,7 +89,7 @@ def _ahead(
         loader.shutdown(cancel_futures=True)
 
 
-def _load(dataset: LabelledImages, image_id: int, num_classes: int) -> Loaded:
+def _load(dataset: Dataset, image_id: int, num_classes: int, levels: int | None) -> Loaded:
     """Return one image, checked and copied while the data set has not gone on to the next."""
     label = 0
     try:
@@ -109,7 +101,14 @@ def _load(dataset: LabelledImages, image_id: int, num_classes: int) -> Loaded:
     if not bool(torch.isfinite(pixels).all()):
         reason = "its pixels are NaN or infinite"
         return Loaded(image_id, label, torch.empty(0), reason, excused=True)
-    return Loaded(image_id, label, pixels, outside=describe_range(pixels), rounded=rounded)
+    outside = describe_range(pixels)
+    if levels is not None:
+        try:
+            check_grid(pixels, levels)
+        except ValueError as error:
+            reason = str(error).removesuffix(".")
+            return Loaded(image_id, label, pixels, reason, outside=outside)
+    return Loaded(image_id, label, pixels, outside=outside, rounded=rounded)
 
 
 def described(error: BaseException) -> str:

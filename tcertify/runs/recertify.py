@@ -15,7 +15,7 @@ from tcertify.errors import RunFileError
 from tcertify.runs.file import RunFile
 from tcertify.runs.row import Row
 from tcertify.runs.settings import CERTIFICATE, NOTHING, Settings
-from tcertify.runs.table import RunTable, read_run
+from tcertify.runs.table import RunTable, table_of
 
 
 def recertify_run(
@@ -34,11 +34,11 @@ def recertify_run(
         The file is no run of certificates, a row's votes cannot be read, or arguments are out of
         range.
     """
-    table = read_run(path)
-    if table.settings.predicts:
-        raise RunFileError(f"`{path}` holds predictions, which have no radius.")
-    after = _changed(table.settings, method, alpha)
     with RunFile(path) as run:
+        if run.settings.predicts:
+            raise RunFileError(f"`{path}` holds predictions, which have no radius.")
+        after = _changed(run.settings, method, alpha)
+        table = table_of(run)
         found = [_best(row, table.settings, after) for row in run.rows()]
         if len(found) < len(table):
             raise RunFileError(f"`{path}` is damaged: {run.damage[-1]}")
@@ -49,6 +49,7 @@ def recertify_run(
         radius=best["radius"].copy(),
         p_a_lower=best["p_a"].copy(),
         p_b_upper=best["p_b"].copy(),
+        squared_levels=after.squared_levels(best["radius"]),
         settings=after,
         parameters={**table.parameters, **json.loads(json.dumps(asdict(after)))},
     )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from tcertify.classifiers import Classifier
 from tcertify.classifiers.execution import BaseClassifier
-from tcertify.data import as_dataset
+from tcertify.data import Dataset
 from tcertify.runs.file import RunFile
 from tcertify.runs.images import Loaded, load_images
 from tcertify.runs.provenance import (
@@ -47,29 +46,21 @@ def cast_again(
     run: RunFile,
     number: int,
     model: BaseClassifier | Classifier,
-    dataset: Any,
+    dataset: Dataset,
     *,
     device: torch.device | str | None = None,
     seed: int | None = None,
 ) -> Replay:
     """Cast the votes of images again, chosen at random, and compare; see `verify_run`."""
-    execution = recorded_execution(run.path, run.parameters)
-    classes = run.settings.num_classes
-    classifier = Classifier.of(model, classes, device=device, execution=execution)
-    dataset = as_dataset(dataset, num_classes=classes)
-    check_same_inputs(run.path, run.parameters, run.plan, classifier, dataset)
-    check_probe(run.path, run.parameters, classifier, dataset)
-    known = here(classifier.device)
+    sampler = reopened(run, run.settings, model, dataset, device)
+    known = here(sampler.classifier.device)
     exact = all(run.parameters.get(name) == value for name, value in known.items())
-    sampler = Sampler(classifier, run.settings.noise_source(), batch_size=_batch_size(run))
-    rows = _chosen(run, number, seed)
+    rows = chosen_rows(run, number, seed)
     findings, most = [], 0
-    allow = recorded_allow(run.path, run.parameters)
-    images = load_images(dataset, rows, classifier.device, classes, allow)
-    with closing(images):
+    with closing(images_of(run, rows, sampler, dataset)) as images:
         for image in images:
             row = rows[image.image_id]
-            if wrong := _unlike(image, row):
+            if wrong := unlike(image, row):
                 findings.append(wrong)
                 continue
             again = _cast(sampler, run.settings, row, image.pixels)
@@ -79,13 +70,44 @@ def cast_again(
     return Replay(tuple(findings), tuple(rows), most)
 
 
+def reopened(
+    run: RunFile,
+    settings: Settings,
+    model: BaseClassifier | Classifier,
+    dataset: Dataset,
+    device: torch.device | str | None,
+) -> Sampler:
+    """Return a sampler for a run's images, with the noise of `settings`.
+
+    Raises
+    ------
+    RunFileError
+        The run was made with another model or data set, or does not say how.
+    """
+    execution = recorded_execution(run.path, run.parameters)
+    classifier = Classifier.of(model, settings.num_classes, device=device, execution=execution)
+    check_same_inputs(run.path, run.parameters, run.plan, classifier, dataset)
+    check_probe(run.path, run.parameters, classifier, dataset)
+    return Sampler(classifier, settings.noise_source(), batch_size=_batch_size(run))
+
+
+def images_of(
+    run: RunFile, rows: Iterable[int], sampler: Sampler, dataset: Dataset
+) -> Generator[Loaded, None, None]:
+    """Yield images of a run, as it loaded them."""
+    classifier, allow = sampler.classifier, recorded_allow(run.path, run.parameters)
+    return load_images(
+        dataset, rows, classifier.device, classifier.num_classes, allow, sampler.noise.levels
+    )
+
+
 def _batch_size(run: RunFile) -> int | None:
     """Return the batch size of the run: last bits of logits may depend on it."""
     size = run.environment.get("batch_size")
     return size if type(size) is int and 0 < size <= _MOST_ROWS else None
 
 
-def _chosen(run: RunFile, number: int, seed: int | None) -> dict[int, Row]:
+def chosen_rows(run: RunFile, number: int, seed: int | None) -> dict[int, Row]:
     """Return some rows that can be replayed, by their images in order."""
     whole = [record.image_id for record in run.records() if record.error is None]
     draw = np.random.default_rng(seed)
@@ -101,7 +123,8 @@ def _chosen(run: RunFile, number: int, seed: int | None) -> dict[int, Row]:
     return rows
 
 
-def _unlike(image: Loaded, row: Row) -> str | None:
+def unlike(image: Loaded, row: Row) -> str | None:
+    """Return how an image differs from the one that a row is of, if it does."""
     if image.error is not None:
         return f"Image {image.image_id}: it was certified, but now {image.error}."
     if image.label != row.label:

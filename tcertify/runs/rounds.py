@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tcertify.errors import StoppedError
+from tcertify.errors import StoppedError, VotesLostError
 from tcertify.runs.file import RunWriter
 from tcertify.runs.images import Loaded, described
 from tcertify.runs.row import Row
 from tcertify.runs.settings import Settings
 from tcertify.sampling import ESTIMATION, PREDICTION, SELECTION, Sampler
+from tcertify.sampling.defects import recheck, settle
 from tcertify.sampling.memory import is_out_of_memory
 from tcertify.statistics.stopping import Progress, decide
 from tcertify.votes import Votes
@@ -26,6 +27,9 @@ from tcertify.votes import Votes
 #: A round samples at least this many batches, so that its last, partial one does not matter.
 _ROUND_BATCHES = 16
 _MOST_IMAGES = 256
+
+#: Of so many batches one is cast again, in another composition; of a run's first rounds more.
+_RECHECK_BATCHES = 1000
 
 #: After as many images that failed with an exception, a run stops.
 FAILURES_IN_A_ROW = 3
@@ -58,8 +62,11 @@ class Rounds:
         writer: RunWriter,
         planned: int,
         on_progress: Callable[[int, int], None] | None,
+        allow: Iterable[str] = (),
     ) -> None:
         self._sampler = sampler
+        self._allow = allow
+        self._rounds, self._unchecked = 0, 0.0
         self._settings = settings
         self._writer = writer
         self._planned = planned
@@ -75,6 +82,7 @@ class Rounds:
             try:
                 while (group := self._group(going, images)) or judging:
                     group = self._sampled(group)
+                    self._recheck(group)
                     if judging:
                         rows, more = judging.result()
                         judging = None
@@ -89,7 +97,7 @@ class Rounds:
     def _group(self, going: deque[_Image], images: Iterator[Loaded]) -> list[_Image]:
         """Return images whose samples fill a round of batches: those at work, then new ones."""
         group: list[_Image] = []
-        samples, enough = 0, _ROUND_BATCHES * (self._sampler.batch_size or 1)
+        samples, enough = 0, _ROUND_BATCHES * self._batch_rows
         while samples < enough and len(group) < _MOST_IMAGES:
             image = going.popleft() if going else self._next(images)
             if image is None:
@@ -125,7 +133,7 @@ class Rounds:
         try:
             self._sample(group)
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) or isinstance(error, VotesLostError):
                 raise
             if len(group) > 1:  # find the image that fails
                 return [image for one in group for image in self._sampled([one])]
@@ -150,6 +158,29 @@ class Rounds:
         for image, vote, spent in zip(group, votes, seconds, strict=True):
             image.looks.append(vote + image.looks[-1] if image.looks else vote)
             image.seconds += float(spent)
+
+    def _recheck(self, group: list[_Image]) -> None:
+        """Cast a batch of the group again after rounds 1, 2, 4, 8 ..., and of every 1,000 batches
+        one: a classifier that is no function of one input may have passed its first probe.
+        """
+        if not group:
+            return
+        self._rounds += 1
+        self._unchecked += sum(image.looks[-1].sum() for image in group) / self._batch_rows
+        if self._rounds & (self._rounds - 1) and self._unchecked < _RECHECK_BATCHES:
+            return
+        self._unchecked = 0.0
+        stream = PREDICTION if self._settings.predicts else ESTIMATION
+        pixels = torch.stack([image.loaded.pixels for image in group])
+        ids = [image.loaded.image_id for image in group]
+        defects = recheck(self._sampler, pixels, ids, 0, stream)
+        for defect in defects:
+            self._writer.warn(defect.reason)
+        settle(defects, self._allow)
+
+    @property
+    def _batch_rows(self) -> int:
+        return self._sampler.batch_size or 1
 
     def _count(
         self, images: list[_Image], start: list[int], stop: list[int], stream: int
@@ -211,6 +242,7 @@ class Rounds:
         ]
 
     def _row(self, image: _Image, look: int, certificate: Any) -> Row:
+        squared_levels = int(self._settings.squared_levels(certificate["radius"]))
         return Row(
             image_id=image.loaded.image_id,
             label=image.loaded.label,
@@ -222,6 +254,7 @@ class Rounds:
             look=look,
             selection=image.selection,
             looks=np.array(image.looks),
+            squared_levels=None if squared_levels < 0 else squared_levels,
             seconds=image.seconds,
         )
 

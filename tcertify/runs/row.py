@@ -91,7 +91,8 @@ class Row:
     seconds : float
         The image's share of the time.
     squared_levels : int, optional
-        The radius in integers, under integer noise.
+        The radius in integers, where integer noise certifies one: the largest sum of squared
+        changes, in grey levels, that the certificate covers.
     error : str, optional
         Why the image failed; then nothing is certified.
     """
@@ -185,8 +186,14 @@ class Row:
         """Raise a ValueError unless the votes are those that a run with these settings casts.
 
         The votes of the selection sample sum to n0, those of each look to its samples; `top` is
-        what the selection sample chose, and an image that failed certifies nothing.
+        what the selection sample chose, `squared_levels` what the radius says in integers, and an
+        image that failed certifies nothing.
         """
+        if self.squared_levels != self._squared_levels(settings):
+            raise ValueError(
+                f"`squared_levels` is {self.squared_levels}, but its radius {self.radius!r} gives"
+                f" {self._squared_levels(settings)}."
+            )
         if self.error is not None:
             if (self.predicted, self.radius, self.p_a_lower, self.p_b_upper) != NOTHING:
                 raise ValueError("it failed, and yet it is certified.")
@@ -202,8 +209,10 @@ class Row:
             )
         if self.looks.sum(1).tolist() != [*settings.looks[: len(self.looks)]]:
             raise ValueError("its estimation votes do not sum to the samples of the looks.")
-        if self.squared_levels is not None:
-            raise ValueError("it has `squared_levels`, which only integer noise gives.")
+
+    def _squared_levels(self, settings: Settings) -> int | None:
+        found = int(settings.squared_levels(self.radius))
+        return None if found < 0 else found
 
 
 def storable(text: str) -> str:

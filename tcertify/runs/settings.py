@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from tcertify._checks import (
     check_alpha,
@@ -18,12 +18,16 @@ from tcertify._checks import (
     check_whole,
 )
 from tcertify.certificates import METHODS, certify_votes, predict_counts
+from tcertify.radius import largest_integer_change
 from tcertify.statistics.planning import largest_radius
 from tcertify.statistics.stopping import Schedule
 from tcertify.votes import Votes
 
 if TYPE_CHECKING:
-    from tcertify.sampling import GaussianNoise
+    from tcertify.sampling import Noise
+
+#: The kinds of noise that a run can be made under.
+KINDS = ("gaussian", "integer")
 
 #: Seeds are stored as SQLite's integers.
 MAX_SEED = 2**63 - 1
@@ -51,8 +55,8 @@ class Settings:
 
     ``looks`` are the samples after which the votes of an image are looked at, ``look_levels`` the
     share of alpha that each look may spend; a run without early stopping has one look. ``radii``
-    are the radii that early stopping decides. ``levels`` are the grey levels that integer noise
-    will need.
+    are the radii that early stopping decides. ``noise`` is one of `KINDS`; ``levels`` are the grey
+    levels above 0 of integer noise.
     """
 
     num_classes: int
@@ -69,15 +73,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_whole("num_classes", self.num_classes, minimum=2)
-        if self.noise != "gaussian" or self.levels is not None:
-            raise ValueError(
-                f"`noise` is {self.noise!r} with `levels` {self.levels!r}, which this version does"
-                " not know."
-            )
+        if self.noise not in KINDS:
+            raise ValueError(f"`noise` is {self.noise!r:.70}, which this version does not know.")
         if not _LEAST_SIGMA <= check_real("sigma", self.sigma) <= _MOST_SIGMA:
             raise ValueError(
                 f"`sigma` must be positive, from {_LEAST_SIGMA} to {_MOST_SIGMA}, got {self.sigma}."
             )
+        self._check_levels()
         check_whole("n0", self.n0, minimum=0 if self.predicts else 1, maximum=MAX_N)
         check_whole("n", self.n, maximum=MAX_N)
         check_alpha("alpha", self.alpha)
@@ -94,6 +96,14 @@ class Settings:
         if self.schedule.alpha > self.alpha:
             raise ValueError(f"`look_levels` must not sum to more than alpha = {self.alpha}.")
 
+    def _check_levels(self) -> None:
+        from tcertify_kernels.integer_noise import check_levels, reach
+
+        if self.noise == "integer":
+            reach(self.sigma, check_levels(self.levels))
+        elif self.levels is not None:
+            raise ValueError(f"`levels` are those of integer noise, got {self.levels!r:.70}.")
+
     @classmethod
     def make(
         cls,
@@ -106,6 +116,8 @@ class Settings:
         method: str = "predict",
         radii: Sequence[float] | None = None,
         seed: int = 0,
+        noise: str = "gaussian",
+        levels: int | None = None,
     ) -> Settings:
         """Return the settings of a new run, with early stopping when radii are given."""
         n, alpha = check_whole("n", n, maximum=MAX_N), check_alpha("alpha", alpha)
@@ -120,6 +132,8 @@ class Settings:
             looks=schedule.looks,
             look_levels=schedule.levels,
             radii=None if radii is None else tuple(radii),
+            noise=noise,
+            levels=levels,
         )
 
     @classmethod
@@ -158,11 +172,19 @@ class Settings:
         """The looks with their levels."""
         return Schedule(self.looks, self.look_levels)
 
-    def noise_source(self) -> GaussianNoise:
+    def noise_source(self) -> Noise:
         """Return the noise of the run."""
-        from tcertify.sampling import GaussianNoise
+        from tcertify.sampling.noise import make_noise
 
-        return GaussianNoise(self.sigma, self.seed)
+        return make_noise(self.noise, self.sigma, self.seed, self.levels)
+
+    def squared_levels(self, radius: ArrayLike) -> NDArray[np.int64]:
+        """Return what radii say in integers, as `largest_integer_change` does: -1 for radius 0, and
+        for every radius under Gaussian noise.
+        """
+        if self.levels is None:
+            return np.full(np.shape(radius), -1)
+        return largest_integer_change(radius, self.levels)
 
     def largest_radius(self) -> float:
         """Return the radius that unanimous votes certify at the last look."""

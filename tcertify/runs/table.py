@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ _COLUMNS = {
     "p_b_upper": np.float64,
     "n": np.int64,
     "invalid": np.int64,
+    "squared_levels": np.int64,
     "seconds": np.float64,
     "failed": np.bool_,
 }
@@ -41,7 +43,12 @@ class RunTable:
         As in `Certificates`. Where a run `stopped_early` they may be smaller than a full run's
         would be: read certified accuracy at the radii of the settings only, and no mean radius.
     n, invalid : int64 arrays
-        Estimation votes, and how many of them no class received (NaN logits).
+        Estimation votes, and how many of them no class received (NaN logits, ties of integer
+        noise).
+    squared_levels : int64 array
+        Under integer noise, the certificate in integers: it covers every image whose pixels differ
+        by grey levels with this sum of squares, or less. -1 where nothing is certified, and under
+        Gaussian noise.
     seconds : float64 array
         The image's share of the time.
     failed : bool array
@@ -68,6 +75,7 @@ class RunTable:
     p_b_upper: NDArray[np.float64]
     n: NDArray[np.int64]
     invalid: NDArray[np.int64]
+    squared_levels: NDArray[np.int64]
     seconds: NDArray[np.float64]
     failed: NDArray[np.bool_]
     errors: dict[int, str]
@@ -94,31 +102,38 @@ class RunTable:
 
 
 def read_run(path: str | os.PathLike[str]) -> RunTable:
-    """Return the whole rows of a run file as arrays; 66 bytes per image, however many classes.
+    """Return the whole rows of a run file as arrays; 74 bytes per image, however many classes.
 
     Raises
     ------
     RunFileError
         The file is no run file, or its parameters cannot be read.
     """
-    errors: dict[int, str] = {}
     with RunFile(path) as run:
+        return table_of(run)
 
-        def entries() -> Any:
-            for record in run.records():
-                if record.error is not None:
-                    errors[record.image_id] = record.error
-                yield (*(getattr(record, n) for n in [*_COLUMNS][:-1]), record.error is not None)
 
-        table = np.fromiter(entries(), list(_COLUMNS.items()))
-        return RunTable(
-            **{name: np.ascontiguousarray(table[name]) for name in _COLUMNS},
-            errors=errors,
-            settings=run.settings,
-            parameters=run.parameters,
-            environment=run.environment,
-            warnings=tuple(run.warnings),
-            damage=tuple(run.damage),
-            missing=len(set(run.plan).difference(table["image_id"].tolist())),
-            path=run.path,
-        )
+def table_of(run: RunFile) -> RunTable:
+    """Return the whole rows of an open run file; see `read_run`."""
+    errors: dict[int, str] = {}
+
+    def entries() -> Iterator[tuple[Any, ...]]:
+        for record in run.records():
+            if record.error is not None:
+                errors[record.image_id] = record.error
+            whole = -1 if record.squared_levels is None else record.squared_levels
+            values = record._replace(squared_levels=whole)
+            yield (*(getattr(values, n) for n in [*_COLUMNS][:-1]), record.error is not None)
+
+    table = np.fromiter(entries(), list(_COLUMNS.items()))
+    return RunTable(
+        **{name: np.ascontiguousarray(table[name]) for name in _COLUMNS},
+        errors=errors,
+        settings=run.settings,
+        parameters=run.parameters,
+        environment=run.environment,
+        warnings=tuple(run.warnings),
+        damage=tuple(run.damage),
+        missing=len(set(run.plan).difference(table["image_id"].tolist())),
+        path=run.path,
+    )

@@ -3,5 +3,8 @@ from .defects import recheck as recheck
 from .noise import ESTIMATION as ESTIMATION
 from .noise import PREDICTION as PREDICTION
 from .noise import SELECTION as SELECTION
+from .noise import VALIDATION as VALIDATION
 from .noise import GaussianNoise as GaussianNoise
+from .noise import IntegerNoise as IntegerNoise
+from .noise import Noise as Noise
 from .sampler import Sampler as Sampler

@@ -14,7 +14,7 @@ from tcertify.classifiers.classifier import Classifier
 from tcertify.classifiers.fingerprint import Fingerprint
 from tcertify.sampling.graphs import Graphs
 from tcertify.sampling.memory import keep_freed_memory
-from tcertify.sampling.noise import GaussianNoise
+from tcertify.sampling.noise import Noise, without_ties
 from tcertify_kernels import count_votes
 
 #: Elements of noise for which a kernel's work outweighs the cost of calling it on a CPU.
@@ -33,7 +33,7 @@ class Batch:
     Parameters
     ----------
     classifier : Classifier
-    noise : GaussianNoise
+    noise : Noise
     images : tensor (S, ...)
         Such as will be counted: the buffers hold as many of their shape.
     rows : int
@@ -41,7 +41,7 @@ class Batch:
     """
 
     def __init__(
-        self, classifier: Classifier, noise: GaussianNoise, images: torch.Tensor, rows: int
+        self, classifier: Classifier, noise: Noise, images: torch.Tensor, rows: int
     ) -> None:
         self._classifier = classifier
         self._noise = noise
@@ -61,6 +61,7 @@ class Batch:
         self._cursor = zeros(())
         self._rows = torch.arange(self._size, device=images.device)
         self._noisy = classifier.empty(self._size, images)
+        self._invalid = torch.zeros(self._size, dtype=torch.bool, device=images.device)
         self._graphs = Graphs(images.device)
         self._recorded_of: Fingerprint | None = None
         if not images.is_cuda:
@@ -106,6 +107,7 @@ class Batch:
         slot.clamp_(max=len(self._images) - 1)  # the padding of the last batch
         noisy = self._noise.add(
             self._noisy[:size],
+            self._invalid[:size],
             self._images,
             slot,
             self._ids.index_select(0, slot),
@@ -115,6 +117,8 @@ class Batch:
         parts = torch.split(noisy, self._forward_rows)
         passes = [self._classifier.logits(part) for part in parts]
         logits = passes[0] if len(passes) == 1 else torch.cat(passes)
+        if self._noise.levels is not None:
+            logits = without_ties(logits, self._invalid[:size])
         limit = self._ends[-1] - self._cursor if self._fixed else None
         count_votes(self._counts, logits, slot, limit=limit)
         self._cursor += size

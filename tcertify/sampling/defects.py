@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from tcertify._checks import check_whole_array
 from tcertify.classifiers.classifier import Classifier
 from tcertify.data.arrays import describe_range
 from tcertify.errors import VoidCertificateError
-from tcertify.sampling.noise import SELECTION, GaussianNoise
+from tcertify.sampling.noise import SELECTION, Noise
 from tcertify.sampling.sampler import Sampler
 
 #: What `allow` can accept knowingly.
@@ -143,7 +143,7 @@ def recheck(
 
 def _probe(sampler: Sampler, images: torch.Tensor) -> list[Defect]:
     rows, mates = _shares(sampler)
-    louder = [replace(sampler.noise, sigma=sampler.noise.sigma * times) for times in _TIMES]
+    louder = [sampler.noise.louder(times) for times in _TIMES]
     of = np.arange(rows) // len(images) % len(louder)
     copies = sampler.classifier.empty(rows, images)
     for which, noise in enumerate(louder):
@@ -196,7 +196,7 @@ def _compare(
 
 
 def _unused(
-    sampler: Sampler, noise: GaussianNoise, images: torch.Tensor, numbers: NDArray[np.int64]
+    sampler: Sampler, noise: Noise, images: torch.Tensor, numbers: NDArray[np.int64]
 ) -> torch.Tensor:
     """Return noisy copies whose noise belongs to no image of a data set: the highest ids."""
     slot, zeros = numbers % len(images), np.zeros(len(numbers), np.int64)
@@ -206,7 +206,7 @@ def _unused(
 
 def _copies(
     classifier: Classifier,
-    noise: GaussianNoise,
+    noise: Noise,
     images: torch.Tensor,
     slot: NDArray[np.int64],
     ids: NDArray[np.int64],
@@ -219,7 +219,8 @@ def _copies(
         return out
     rows = torch.from_numpy(np.stack([slot, ids, samples])).to(images.device)
     where = rows[0].to(torch.int32)
-    return noise.add(out, images.float().contiguous(), where, rows[1], rows[2], stream=stream)
+    ties = torch.zeros(len(slot), dtype=torch.bool, device=images.device)
+    return noise.add(out, ties, images.float().contiguous(), where, rows[1], rows[2], stream=stream)
 
 
 def _differ(a: torch.Tensor, b: torch.Tensor) -> bool:

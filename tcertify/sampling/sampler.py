@@ -19,7 +19,7 @@ from tcertify.classifiers.classifier import Classifier
 from tcertify.errors import VotesLostError
 from tcertify.sampling.batch import Batch, suitable_rows
 from tcertify.sampling.memory import free_memory, is_out_of_memory
-from tcertify.sampling.noise import GaussianNoise
+from tcertify.sampling.noise import Noise
 
 Result = TypeVar("Result")
 
@@ -32,7 +32,7 @@ class Sampler:
     Parameters
     ----------
     classifier : Classifier
-    noise : GaussianNoise
+    noise : Noise
     batch_size : int, optional
         Rows of a forward pass at most; fewer where that suits the device and the network better.
         It is halved each time memory runs out; the noise stays the same. Memory grows with it, and
@@ -56,7 +56,7 @@ class Sampler:
     """
 
     def __init__(
-        self, classifier: Classifier, noise: GaussianNoise, *, batch_size: int | None = None
+        self, classifier: Classifier, noise: Noise, *, batch_size: int | None = None
     ) -> None:
         self.classifier = classifier
         self.noise = noise
@@ -85,15 +85,18 @@ class Sampler:
         start, stop : arrays of whole numbers (S,), or one for all
             Sample ids; equal where an image needs no votes.
         stream : int
-            `SELECTION`, `ESTIMATION` or `PREDICTION`.
+            `SELECTION`, `ESTIMATION`, `PREDICTION` or `VALIDATION`.
 
         Returns
         -------
         int64 array (S, C + 1)
-            Votes for each class; the last column holds invalid votes (NaN logits).
+            Votes for each class; the last column holds invalid votes (NaN logits, and under
+            integer noise the draws that tie, of which there is one in some 10^16 pixels).
 
         Raises
         ------
+        ValueError
+            Arguments out of range, or images that the noise must not be added to.
         VotesLostError
             The votes of an image are not as many as its samples.
         """
@@ -106,6 +109,7 @@ class Sampler:
             raise ValueError("`stop` must not be below `start`.")
         if slots == 0:
             return np.zeros((0, self.classifier.num_classes + 1), np.int64)
+        self.noise.check(images, ids.tolist())
 
         def counted() -> NDArray[np.int64]:
             with self.classifier.running():

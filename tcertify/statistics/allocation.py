@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
 from tcertify._checks import check_alpha, check_real, check_whole
-from tcertify.statistics.stopping import Schedule, _deviation, approximate_lower
+from tcertify.bounds._approximate import approximate_lower
+from tcertify.statistics.stopping import Schedule, _deviation
 from tcertify.votes import Votes
 
 Floats = NDArray[np.float64]

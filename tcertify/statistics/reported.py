@@ -8,14 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tcertify._checks import (
-    check_alpha,
-    check_choice,
-    check_positive,
-    check_real,
-    check_whole_array,
-)
-from tcertify.certificates import METHODS, Certificates, certify_votes
+from tcertify._checks import check_real, check_whole_array
+from tcertify.certificates import Certificates, certify_votes
 from tcertify.votes import Votes
 
 
@@ -45,28 +39,26 @@ class Reported:
 
 def certify_reported(
     votes: Votes,
+    certificates: Certificates,
     radius: float = 0.0,
     *,
-    sigma: float,
-    alpha: float = 0.001,
-    method: str = "joint",
     label: ArrayLike | None = None,
 ) -> Reported:
-    """Certify the images worth reporting: of these, a share of at most `alpha` is wrong on average.
+    """Certify the images worth reporting: of these, a share of at most alpha is wrong on average.
 
     A certificate is wrong with probability at most alpha *before* its votes are drawn. Among those
     that came out well the share of wrong ones is larger. Here R of M images are kept, each because
-    its own certificate at `alpha` reaches `radius`, and certified at ``alpha R / M``: then the
-    expected share of wrong certificates among the kept (0 where none is) is at most `alpha`.
+    its own certificate at alpha reaches `radius`, and certified at ``alpha R / M``: then the
+    expected share of wrong certificates among the kept (0 where none is) is at most alpha.
 
     Parameters
     ----------
     votes : Votes of shape (M,)
         All images that were tried, abstentions included; their noise independent.
+    certificates : Certificates of shape (M,)
+        Those of `votes`, each from its own votes at alpha, as `certify_counts` gives them.
     radius : float
         Fixed before the votes were seen. 0 keeps every image that is certified at all.
-    sigma, alpha, method
-        As for `certify_counts`.
     label : array of whole numbers, shape (M,), optional
         Keep only images that are certified as their label: those that certified accuracy counts.
 
@@ -77,34 +69,39 @@ def certify_reported(
     Raises
     ------
     ValueError
-        An argument out of its range. A rule such as "the 10 largest radii" looks at other images,
-        and no argument can express it.
+        Certificates or labels that do not fit the votes, or a radius out of its range. A rule such
+        as "the 10 largest radii" looks at other images, and no argument can express it.
 
     Notes
     -----
     Source: Benjamini and Yekutieli, JASA 100 (2005) 71-81, Theorem 1. The proof needs votes that
-    are independent from image to image, which a run with `budget` does not have: there, what
-    one image gets depends on the others.
+    are independent from image to image. Where samples were spread over the images by what their
+    votes showed, they are not: what one image gets depends on the others.
 
     Examples
     --------
     >>> votes = Votes.of([[990, 10], [950, 50], [500, 500], [300, 700]], [0, 0, 0, 0])
-    >>> found = certify_reported(votes, 0.5, sigma=0.5)
+    >>> alone = certify_votes(votes, sigma=0.5, alpha=0.001, method="joint")
+    >>> found = certify_reported(votes, alone, 0.5)
     >>> found.kept, found.level, found.certificates.radius.round(2)
     (array([ True,  True, False, False]), 0.0005, array([0.98, 0.71]))
     """
-    sigma, alpha = check_positive("sigma", sigma), check_alpha("alpha", alpha)
-    method, radius = check_choice("method", method, METHODS), check_target(radius)
+    radius = check_target(radius)
     if votes.top.ndim != 1:
         raise ValueError(f"`votes` must have shape (M,), got {votes.top.shape}.")
-    kept = keeps(certify_votes(votes, sigma=sigma, alpha=alpha, method=method).radius, radius)
+    if not np.array_equal(certificates.n, votes.n):
+        raise ValueError("`certificates` must be those of `votes`, got other numbers of samples.")
+    kept = keeps(certificates.radius, radius)
     if label is not None:
         labels = check_whole_array("label", label, maximum=votes.counts.shape[-1] - 1)
         if labels.shape != votes.top.shape:
             raise ValueError(f"`label` must have shape {votes.top.shape}, got {labels.shape}.")
         kept &= labels == votes.top
+    alpha = certificates.alpha
     level = reported_level(int(kept.sum()), len(kept), alpha)
-    found = certify_votes(votes[kept], sigma=sigma, alpha=level, method=method)
+    found = certify_votes(
+        votes[kept], sigma=certificates.sigma, alpha=level, method=certificates.method
+    )
     return Reported(kept, level, found, alpha)
 
 

@@ -157,9 +157,20 @@ def test_mode_and_parameters_are_frozen_during_the_attack_and_restored_after_it(
         ({"noise": torch.zeros(0, 5, 1, 2, 2)}, r"`noise` .* got \(0, 5, 1, 2, 2\)\."),
         ({"noise": torch.zeros(5, 1, 2, 2)}, r"`noise` must be \(k, B, \.\.\.\) .* got \(5, 1"),
         ({"noise": torch.zeros(3, 4, 1, 2, 2)}, r"x's shape \(5, 1, 2, 2\) .* got \(3, 4,"),
+        (
+            {"x": torch.full((5, 1, 2, 2), 1.5)},
+            r"`x` must be in \[0, 1\], got 1\.5: standardise in",
+        ),
+        ({"x": torch.full((5, 1, 2, 2), -0.25)}, r"`x` must be in \[0, 1\], got -0\.25: "),
+        ({"x": torch.full((5, 1, 2, 2), torch.nan)}, r"`x` must be in \[0, 1\], got nan: "),
         ({"y": torch.tensor([0, 1, 2, 4, 0])}, r"`y` must be in \[0, 4\), got 4\."),
     ],
 )
 def test_a_bad_argument_is_named(attack, options, message):
     with pytest.raises(ValueError, match=message):
         pgd(Linear(), **{**attack, "lam": 0.1, "eps": 0.3, "steps": 2, **options})
+
+
+def test_smooth_adv_refuses_images_outside_the_box_as_well(attack):
+    with pytest.raises(ValueError, match=r"`x` must be in \[0, 1\]"):
+        smooth_adv(Linear(), **{**attack, "x": attack["x"] + 1}, eps=0.3, steps=2)

@@ -10,7 +10,7 @@ from adre_train import checkpoints
 
 def write(folder, epoch):
     weights = {"fc.weight": torch.full((3, 2), float(epoch))}
-    checkpoints.write(folder, epoch, weights, {"fc.weight": torch.ones(3, 2)}, {"note": epoch})
+    checkpoints.write(folder, (epoch, 0), weights, {"fc.weight": torch.ones(3, 2)}, {"note": epoch})
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -24,7 +24,7 @@ def test_what_is_written_is_read(tmp_path):
 
 
 def test_a_run_without_momentum_keeps_an_empty_optimiser(tmp_path):
-    checkpoints.write(tmp_path, 1, {"w": torch.zeros(2)}, {}, {})
+    checkpoints.write(tmp_path, (1, 0), {"w": torch.zeros(2)}, {}, {})
     assert checkpoints.latest(tmp_path).optimizer == {}
 
 
@@ -38,6 +38,29 @@ def test_the_last_two_checkpoints_are_kept(tmp_path):
     names = {path.name for path in tmp_path.iterdir()}
     suffixes = (".json", ".safetensors", ".optimizer.safetensors")
     assert names == {f"epoch-{e:05d}{suffix}" for e in (10, 11) for suffix in suffixes}
+
+
+def test_within_an_epoch_a_checkpoint_is_newer_than_the_epoch_s_and_older_than_the_next(tmp_path):
+    for place in ((1, 0), (1, 20), (1, 100), (2, 0), (2, 7)):
+        checkpoints.write(tmp_path, place, {"w": torch.zeros(2)}, {}, {})
+        checkpoint = checkpoints.latest(tmp_path)
+        assert (checkpoint.record["epoch"], checkpoint.record["step"]) == place
+        assert checkpoint.path == checkpoints.weights_path(tmp_path, *place)
+
+
+def test_the_best_epoch_s_checkpoint_is_kept_with_the_last_two(tmp_path):
+    for epoch in range(1, 7):
+        checkpoints.write(tmp_path, (epoch, 0), {"w": torch.zeros(2)}, {}, {}, best=min(epoch, 2))
+    assert sorted(path.stem for path in tmp_path.glob("*.json")) == [
+        "epoch-00002",
+        "epoch-00005",
+        "epoch-00006",
+    ]
+
+
+def test_files_of_other_names_are_passed_over(tmp_path):
+    (tmp_path / "epoch-last.json").write_text("{}")
+    assert checkpoints.latest(tmp_path) is None
 
 
 DAMAGES = [
@@ -85,7 +108,7 @@ torch.set_num_threads(1)
 
 def write(folder, epoch):
     weights = {"w": torch.full((100, 100), float(epoch))}
-    checkpoints.write(folder, epoch, weights, {"w": weights["w"]}, {"note": epoch})
+    checkpoints.write(folder, (epoch, 0), weights, {"w": weights["w"]}, {"note": epoch})
 
 def killed_at(call, folder):
     "Write epoch 4 and die at the given call to the operating system; return whether it died."

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.special import ndtri
 
-from adre_train import adre_risk, radius_risk, stability
+from adre_train import adre_risk, radius_risk, signed_radius_risk, stability
 
 
 def softmax(z):
@@ -64,9 +64,10 @@ def test_the_gradient_of_the_risk_is_that_of_finite_differences(small_batch, per
     assert torch.autograd.gradcheck(lambda z: adre_risk(z, y, lam=0.3, per=per), logits)
 
 
-def test_the_gradient_of_the_radius_risk_is_that_of_finite_differences(small_batch):
+@pytest.mark.parametrize("risk", [radius_risk, signed_radius_risk])
+def test_the_gradient_of_the_radius_risks_is_that_of_finite_differences(small_batch, risk):
     logits, y = small_batch
-    assert torch.autograd.gradcheck(lambda z: radius_risk(z, y, lam=0.3, sigma=0.5), logits)
+    assert torch.autograd.gradcheck(lambda z: risk(z, y, lam=0.3, sigma=0.5), logits)
 
 
 def test_the_gradient_of_stability_is_that_of_finite_differences(small_batch):
@@ -95,10 +96,11 @@ def test_risk_and_gradient_are_finite_for_enormous_logits(dtype, label, floor):
     assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("of_radius", [radius_risk, signed_radius_risk])
 @pytest.mark.parametrize("label", [0, 1])
-def test_the_radius_risk_is_finite_for_enormous_logits(label):
+def test_the_radius_risks_are_finite_for_enormous_logits(label, of_radius):
     logits = torch.tensor([[[1e4, -1e4]]], requires_grad=True)
-    risk = radius_risk(logits, torch.tensor([label]), lam=0.3, sigma=0.5)
+    risk = of_radius(logits, torch.tensor([label]), lam=0.3, sigma=0.5)
     (gradient,) = torch.autograd.grad(risk, logits)
     assert risk.isfinite()
     assert gradient.isfinite().all()
@@ -139,15 +141,74 @@ def test_below_the_floor_the_regulariser_has_no_gradient():
     assert torch.equal(*gradients)
 
 
-def test_the_radius_risk_subtracts_the_radius_of_the_mean_softmax(batch):
+def test_the_signed_radius_risk_subtracts_the_radius_under_the_label_s_sign(batch):
     logits, y = batch
-    risk = radius_risk(logits, y, lam=0.7, sigma=0.5)
+    risk = signed_radius_risk(logits, y, lam=0.7, sigma=0.5)
     g = softmax(logits.numpy()).mean(0)
     top = g[np.arange(6), y]
     g[np.arange(6), y] = 0
     radius = 0.25 * (ndtri(top) - ndtri(g.max(1)))
+    assert (radius < 0).any()
     expected = transcribed(logits.numpy(), y.tolist(), 0.0) - 0.7 * radius.mean()
     assert risk.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_radius_risk_is_equation_10_transcribed_which_does_not_ask_for_the_label(batch):
+    logits, y = batch
+    risk = radius_risk(logits, y, lam=0.7, sigma=0.5)
+    g = np.sort(softmax(logits.numpy()).mean(0), axis=1)
+    radius = 0.25 * (ndtri(g[:, -1]) - ndtri(g[:, -2]))
+    expected = transcribed(logits.numpy(), y.tolist(), 0.0) - 0.7 * radius.mean()
+    assert risk.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_both_radius_risks_agree_where_the_classifier_is_right_and_only_there():
+    logits = torch.tensor([[[2.0, 1.0, 0.0]], [[3.0, 1.0, 0.0]]], dtype=torch.float64)
+
+    def difference(label):
+        y = torch.tensor([label])
+        literal = radius_risk(logits, y, lam=1.0, sigma=0.5)
+        return (signed_radius_risk(logits, y, lam=1.0, sigma=0.5) - literal).item()
+
+    assert difference(0) == 0
+    assert difference(1) > 0.1
+
+
+RISKS = [
+    lambda z, y: adre_risk(z, y, lam=0.3),
+    lambda z, y: adre_risk(z, y, lam=0.3, per="single", floor=0.0),
+    lambda z, y: radius_risk(z, y, lam=0.3, sigma=0.5),
+    lambda z, y: signed_radius_risk(z, y, lam=0.3, sigma=0.5),
+    lambda z, y: stability(z[0], z, y, lam=0.3),
+]
+
+
+@pytest.mark.parametrize("risk", RISKS)
+def test_a_masked_class_leaves_risk_and_gradient_as_if_it_were_not_there(risk):
+    logits = torch.randn(4, 6, 4, generator=torch.Generator().manual_seed(2)).double()
+    y = torch.tensor([0, 3, 2, 2, 1, 3])
+    masked = torch.cat([logits, torch.full((4, 6, 1), -torch.inf)], dim=2).requires_grad_()
+    plain = logits.clone().requires_grad_()
+    assert torch.allclose(risk(masked, y), risk(plain, y), rtol=1e-14)
+    risk(masked, y).backward()
+    risk(plain, y).backward()
+    assert torch.allclose(masked.grad[..., :4], plain.grad, atol=1e-15)
+    assert (masked.grad[..., 4] == 0).all()
+    expected = torch.nn.functional.cross_entropy(masked.flatten(0, 1), y.repeat(4))
+    assert torch.allclose(adre_risk(masked, y, lam=0.0), expected)
+
+
+@pytest.mark.parametrize("risk", RISKS)
+def test_every_risk_compiles_as_one_graph(batch, risk):
+    logits, y = batch
+    compiled = torch.compile(risk, fullgraph=True, backend="aot_eager")
+    gradients = []
+    for function in (risk, compiled):
+        leaf = logits.clone().requires_grad_()
+        value = function(leaf, y)
+        gradients.append((value.detach(), *torch.autograd.grad(value, leaf)))
+    for eager, of_graph in zip(*gradients, strict=True):
+        assert torch.allclose(eager, of_graph, rtol=1e-14)
 
 
 def test_stability_adds_the_cross_entropy_between_clean_and_noisy_predictions(batch):
@@ -213,15 +274,21 @@ def test_whole_number_logits_are_refused():
         adre_risk(torch.zeros((1, 1, 2), dtype=torch.int64), torch.tensor([0]), lam=0.1)
 
 
-@pytest.mark.parametrize("sigma", [0.0, -1.0, math.nan, math.inf])
-def test_the_radius_risk_needs_a_positive_sigma(batch, sigma):
-    with pytest.raises(ValueError, match=r"`sigma` must be positive and finite"):
-        radius_risk(*batch, lam=0.1, sigma=sigma)
-
-
-def test_the_radius_risk_needs_a_floor_above_zero(batch):
-    with pytest.raises(ValueError, match=r"`floor` must be in \(0, 0\.5\), got 0\.0\."):
-        radius_risk(*batch, lam=0.1, sigma=0.5, floor=0.0)
+@pytest.mark.parametrize("risk", [radius_risk, signed_radius_risk])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *(
+            ({"sigma": sigma}, "`sigma` must be positive and finite")
+            for sigma in (0.0, -1.0, math.nan, math.inf)
+        ),
+        ({"floor": 0.0}, r"`floor` must be in \(0, 0\.5\), got 0\.0\."),
+        ({"lam": -1.0}, "`lam` must be at least 0 and finite"),
+    ],
+)
+def test_a_bad_option_of_the_radius_risks_is_named(batch, risk, options, message):
+    with pytest.raises(ValueError, match=message):
+        risk(*batch, **{"lam": 0.1, "sigma": 0.5, **options})
 
 
 def test_stability_needs_clean_logits_for_the_same_images(batch):

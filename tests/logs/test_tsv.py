@@ -1,4 +1,6 @@
+import os
 import re
+import stat
 from fractions import Fraction
 from pathlib import Path
 
@@ -246,10 +248,12 @@ def test_what_the_reader_would_refuse_is_not_written(tmp_path, change, reason):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_one_error_with_the_path_and_nothing_else():
-    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
-        write_log("/dev/full", **GOOD)
-    assert Path("/dev/full").is_char_device()
+def test_a_device_is_refused_and_left_as_it_is(tmp_path):
+    device = tmp_path / "full"
+    os.mknod(device, 0o600 | stat.S_IFCHR, os.makedev(1, 7))
+    with pytest.raises(OSError, match=r"neither a regular file nor a pipe: .*full'"):
+        write_log(device, **GOOD)
+    assert device.is_char_device()
 
 
 def test_a_failed_write_leaves_the_log_that_stood_there(tmp_path, monkeypatch):
@@ -260,7 +264,7 @@ def test_a_failed_write_leaves_the_log_that_stood_there(tmp_path, monkeypatch):
     def fail(*_args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", fail)
+    monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="No space left"):
         write_log(path, **GOOD)
     assert path.read_bytes() == before

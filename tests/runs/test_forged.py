@@ -72,7 +72,7 @@ def test_200_mb_of_parameters_are_not_read(run):
         ({"sigma": 10**400}, "`sigma` must be a number"),
         ({"sigma": 0}, "`sigma` must be positive"),
         ({"looks": [2**40]}, "`n` must be at most"),
-        ({"noise": "integer"}, "which this version does not know"),
+        ({"noise": "laplace"}, "`noise` is 'laplace', which this version does not know"),
         ({"method": {"joint": 1}}, "`method` must be one of"),
         ({"radii": [1e400]}, "another kind|make no sense"),
     ],

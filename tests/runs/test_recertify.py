@@ -7,12 +7,12 @@ import pytest
 
 from tcertify import certify_counts
 from tcertify.errors import RunFileError
-from tcertify.runs import certify_dataset, predict_dataset, read_run, recertify_run
-from tcertify.runs.file import RunFile
+from tcertify.runs import certify_dataset, predict_dataset, read_run, recertify, recertify_run
+from tcertify.runs.file import RunFile, RunWriter
 from tcertify.runs.settings import Settings
 from tcertify.statistics.stopping import Schedule
 from tests.runs.forge import forge_columns, forge_row
-from tests.tiny import CLASSES, Network, images
+from tests.tiny import CLASSES, Network, certify, images
 
 RADII = (0.0, 0.25, 0.5)
 
@@ -101,3 +101,24 @@ def test_votes_that_cannot_be_used_are_named(run):
     forge_columns(run, 4, looks=b"x")
     with pytest.raises(RunFileError, match="The row of image 4 holds no votes"):
         recertify_run(run)
+
+
+def test_a_row_that_is_written_meanwhile_does_not_disturb(tmp_path, monkeypatch):
+    whole = tmp_path / "whole.run"
+    certify(whole, data=images(3))
+    with RunFile(whole) as run:
+        rows, parameters = [*run.rows()], run.parameters
+    path, table_of = tmp_path / "a.run", recertify.table_of
+    with RunWriter(path, parameters, {}, [0, 1, 2]) as writer:
+        writer.add(rows[:2])
+        writer.commit()
+
+        def while_written(run):
+            table = table_of(run)
+            writer.add(rows[2:])
+            writer.commit()
+            return table
+
+        monkeypatch.setattr(recertify, "table_of", while_written)
+        assert len(recertify_run(path, method="joint")) == 2
+    assert len(read_run(path)) == 3

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from tcertify.data.dataset import TensorDataset
-from tcertify.errors import StoppedError
+from tcertify.errors import StoppedError, VoidCertificateError, VotesLostError
+from tcertify.runs import read_run
+from tcertify.sampling import Sampler
 from tcertify.statistics.stopping import Schedule
-from tests.runs.models import FailsOn
+from tests.runs.models import FailsOn, NeighbourLater
 from tests.tiny import CLASSES, Network, certify, images, rows_of
 
 RADII = (0.0, 0.25, 0.5)
@@ -147,3 +149,26 @@ def test_memory_that_runs_out_halves_the_batch_and_changes_no_row(tmp_path):
     assert any("the batch size was halved to 62" in text for text in table.warnings)
     certify(tmp_path / "b.run")
     assert rows_of(tmp_path / "a.run") == rows_of(tmp_path / "b.run")
+
+
+def test_a_classifier_that_looks_at_its_neighbours_later_ends_the_run(path):
+    with pytest.raises(VoidCertificateError, match="depend on the other rows of its batch"):
+        certify(path, NeighbourLater(), data=images(30), n=5000, batch_size=16)
+    assert any("depend on the other rows" in text for text in read_run(path).warnings)
+
+
+def test_neighbours_that_are_allowed_are_a_warning(path):
+    table = certify(
+        path, NeighbourLater(), data=images(6), n=2000, batch_size=16, allow=["rows", "random"]
+    )
+    assert len(table) == 6
+    assert any("depend on the other rows" in text for text in table.warnings)
+
+
+def test_votes_that_are_lost_end_the_run(path, monkeypatch):
+    def count(self, images, image_ids, start, stop, stream):
+        raise VotesLostError("256 of 5000 votes were counted.")
+
+    monkeypatch.setattr(Sampler, "count", count)
+    with pytest.raises(VotesLostError, match="256 of 5000"):
+        certify(path)

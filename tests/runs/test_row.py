@@ -1,5 +1,6 @@
 """Rows: small in the file, the same when they are read, and never other votes than a run casts."""
 
+import math
 import zlib
 from dataclasses import replace
 
@@ -110,13 +111,23 @@ def test_what_are_no_votes_is_an_error(content):
         ({"selection": np.array([9, 0, 1, 0])}, "class 2 is not the one"),
         ({"top": 1}, "class 1 is not the one"),
         ({"error": "broken"}, "it failed, and yet it is certified"),
-        ({"squared_levels": 5}, "only integer noise gives"),
+        ({"squared_levels": 5}, "`squared_levels` is 5, but its radius 0.5 gives None"),
     ],
 )
 def test_votes_that_a_run_does_not_cast_are_an_error(changes, message):
     row().check(SETTINGS)
     with pytest.raises(ValueError, match=message):
         row(**changes).check(SETTINGS)
+
+
+def test_squared_levels_are_what_the_radius_says_in_integers():
+    settings = replace(SETTINGS, noise="integer", levels=16)
+    row(radius=0.5, squared_levels=63).check(settings)  # 8 levels squared are not inside
+    row(radius=math.nextafter(0.5, 1), squared_levels=64).check(settings)
+    for wrong in (None, 62, 64):
+        with pytest.raises(ValueError, match=f"is {wrong}, but its radius 0.5 gives 63"):
+            row(radius=0.5, squared_levels=wrong).check(settings)
+    Row.failed(3, 1, "broken", 3).check(settings)
 
 
 def test_an_image_that_failed_certifies_nothing_and_has_no_votes():

@@ -8,6 +8,7 @@ import pytest
 
 from tcertify import certify_counts
 from tcertify.runs.settings import MAX_LOOKS, MAX_VOTES, NOTHING, Settings
+from tcertify.sampling import GaussianNoise, IntegerNoise
 from tcertify.statistics.stopping import Schedule
 from tcertify.votes import Votes
 
@@ -19,9 +20,17 @@ def make(**changes):
 
 
 def test_settings_are_the_same_after_json():
-    for settings in (make(), make(radii=[0.0, 0.5]), make(method="predict", n0=0)):
+    for settings in (make(), make(radii=[0.0, 0.5]), make(noise="integer", levels=16)):
         parameters = json.loads(json.dumps(asdict(settings)))
         assert Settings.from_parameters(parameters | {"other": 1}) == settings
+
+
+def test_the_noise_of_a_run_is_what_its_settings_say():
+    assert make(seed=3).noise_source() == GaussianNoise(0.5, 3)
+    integer = make(seed=3, noise="integer", levels=16)
+    assert integer.noise_source() == IntegerNoise(0.5, 16, 3)
+    assert integer.squared_levels([0.0, 0.5]).tolist() == [-1, 63]
+    assert make().squared_levels([0.0, 0.5]).tolist() == [-1, -1]
 
 
 def test_early_stopping_looks_as_documented():
@@ -91,8 +100,15 @@ def test_a_prediction_certifies_no_radius():
         ({"radii": [-1]}, "`radii` must be at least 0"),
         ({"radii": 5}, "`radii` must be"),
         ({"radii": [[1]]}, "`radii` must be a number"),
-        ({"noise": "integer"}, "`noise` is 'integer' .* this version does not know"),
-        ({"levels": 255}, "`levels` 255, which this version does not know"),
+        ({"noise": "laplace"}, "`noise` is 'laplace', which this version does not know"),
+        ({"noise": ["integer"]}, "`noise` is .'integer'., which this version does not know"),
+        ({"noise": "x" * 10**6}, "`noise` is 'x{69}, which this version does not know"),
+        ({"levels": 255}, "`levels` are those of integer noise, got 255"),
+        ({"noise": "integer"}, "`levels` must be a whole number from 1 to 32767, got None"),
+        ({"noise": "integer", "levels": 0.5}, "`levels` must be a whole number .*, got 0.5"),
+        ({"noise": "integer", "levels": 10**400}, "`levels` must be a whole number"),
+        ({"noise": "integer", "levels": 30_000}, "`levels` and nine standard deviations"),
+        ({"noise": "integer", "levels": 16, "sigma": 0.01}, "`sigma` must be at least 0.3 grey"),
     ],
 )
 def test_what_makes_no_sense_is_named(changes, message):

@@ -6,6 +6,7 @@ import sys
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from torch import nn
 
 from tcertify.classifiers import Classifier, Execution
 from tcertify.errors import VotesLostError
-from tcertify.sampling import ESTIMATION, SELECTION, GaussianNoise, Sampler
+from tcertify.sampling import ESTIMATION, SELECTION, GaussianNoise, IntegerNoise, Sampler
 
 IMAGES = torch.rand(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
 
@@ -398,3 +399,42 @@ def test_bad_ranges_get_one_sentence(arguments, message):
     call = {"image_ids": [0], "start": 0, "stop": 10, "stream": 0} | arguments
     with pytest.raises(ValueError, match=message):
         sampler().count(IMAGES[:1], **call)
+
+
+def first_three(batch):
+    return batch.flatten(1)[:, :3]
+
+
+@dataclass(frozen=True)
+class Tying(IntegerNoise):
+    """Integer noise of which every fifth sample ties."""
+
+    def add(self, out, invalid, images, slot, image_ids, samples, *, stream):
+        super().add(out, invalid, images, slot, image_ids, samples, stream=stream)
+        invalid.copy_(samples % 5 == 0)
+        return out
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, None])
+def test_a_draw_that_ties_is_an_invalid_vote_and_changes_no_other(batch_size):
+    classifier, grey = Classifier(first_three, 3), torch.arange(8).reshape(2, 1, 2, 2) / 255
+    clear, tying = (
+        Sampler(classifier, kind(0.5, 255), batch_size=batch_size) for kind in (IntegerNoise, Tying)
+    )
+    for n in (1, 100, 103):
+        votes = tying.count(grey, [3, 4], 0, n, ESTIMATION)
+        assert votes[:, -1].tolist() == [-(-n // 5)] * 2
+        alone = sum(
+            clear.count(grey, [3, 4], sample, sample + 1, ESTIMATION)
+            for sample in range(n)
+            if sample % 5
+        )
+        assert n == 1 or votes[:, :-1].tolist() == alone[:, :-1].tolist()
+
+
+def test_an_image_off_the_grid_of_integer_noise_gets_no_vote():
+    sampler = Sampler(Classifier(first_three, 3), IntegerNoise(0.5, 255))
+    images = torch.tensor([[0.0, 1.0, 0.2, 0.4], [0.0, 1.0, 0.2, 0.5]]).reshape(2, 1, 2, 2)
+    assert sampler.count(images[:1], [7], 0, 10, ESTIMATION).sum() == 10
+    with pytest.raises(ValueError, match=r"^Image 8: `x` must be on the grid k / 255"):
+        sampler.count(images, [7, 8], 0, 10, ESTIMATION)

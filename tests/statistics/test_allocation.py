@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tcertify.bounds._approximate import approximate_lower
 from tcertify.certificates import certify_counts
 from tcertify.statistics.allocation import (
     chance_per_sample,
     check_budget,
     plan_samples,
 )
-from tcertify.statistics.stopping import Schedule, approximate_lower
+from tcertify.statistics.stopping import Schedule
 from tcertify.votes import Votes
 
 SIZES = Schedule.geometric(10_000, 0.001).looks

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tcertify.certificates import certify_counts
+from tcertify.certificates import certify_counts, certify_votes
 from tcertify.statistics.reported import certify_reported
 from tcertify.votes import Votes
 
@@ -84,52 +84,55 @@ def test_without_the_correction_the_share_is_far_larger():
 SOME = Votes.of([[990, 10], [950, 50], [700, 300], [300, 700], [20, 980]], [0, 0, 0, 0, 1])
 
 
+def alone(votes=SOME, *, alpha=0.001, method="joint"):
+    return certify_votes(votes, sigma=0.5, alpha=alpha, method=method)
+
+
 @pytest.mark.parametrize("method", ["joint", "certify", "t-certify"])
 def test_the_kept_are_certified_at_alpha_times_their_share(method):
-    options = {"sigma": 0.5, "method": method}
-    alone = certify_counts(SOME.counts, SOME.top, alpha=0.01, **options)
-    found = certify_reported(SOME, 0.5, alpha=0.01, **options)
-    assert found.kept.tolist() == (alone.radius >= 0.5).tolist() == [True, True, False, False, True]
+    each = alone(alpha=0.01, method=method)
+    found = certify_reported(SOME, each, 0.5)
+    assert found.kept.tolist() == (each.radius >= 0.5).tolist() == [True, True, False, False, True]
     assert found.level == 0.01 * 3 / 5
-    again = certify_counts(SOME.counts, SOME.top, alpha=found.level, **options)
+    again = alone(alpha=found.level, method=method)
     np.testing.assert_array_equal(found.certificates.radius, again.radius[found.kept])
     assert (found.certificates.alpha, found.alpha) == (found.level, 0.01)
 
 
 def test_radius_zero_keeps_what_is_certified_and_labels_what_is_right():
-    assert certify_reported(SOME, sigma=0.5).kept.tolist() == [True, True, True, False, True]
-    right = certify_reported(SOME, sigma=0.5, label=[0, 1, 0, 0, 1])
+    assert certify_reported(SOME, alone()).kept.tolist() == [True, True, True, False, True]
+    right = certify_reported(SOME, alone(), label=[0, 1, 0, 0, 1])
     assert right.kept.tolist() == [True, False, True, False, True]
 
 
 def test_all_kept_leaves_alpha_as_it_is_and_none_kept_reports_nothing():
-    assert certify_reported(SOME[:2], sigma=0.5, alpha=0.01).level == 0.01
-    none = certify_reported(SOME, 9.0, sigma=0.5)
+    assert certify_reported(SOME[:2], alone(SOME[:2], alpha=0.01)).level == 0.01
+    none = certify_reported(SOME, alone(), 9.0)
     assert not none.kept.any()
     assert len(none.certificates) == 0
+
+
+LOOKS_AT_OTHERS = (
+    "`radius` must be one number, at least 0, that each image reaches or misses by its own votes,"
+    " got {}: a rule that looks at other images has no guarantee."
+)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"radius": "top 10"},
-            "`radius` must be one number, at least 0, that each image reaches or misses by its own"
-            " votes, got 'top 10': a rule that looks at other images has no guarantee.",
-        ),
-        (
-            {"radius": [0.5, 0.25]},
-            "`radius` must be one number, at least 0, that each image reaches or misses by its own"
-            " votes, got [0.5, 0.25]: a rule that looks at other images has no guarantee.",
-        ),
-        ({"method": "t"}, "`method` must be one of joint, t-certify, certify, got 't'."),
+        ({"radius": "top 10"}, LOOKS_AT_OTHERS.format("'top 10'")),
+        ({"radius": [0.5, 0.25]}, LOOKS_AT_OTHERS.format("[0.5, 0.25]")),
+        ({"radius": np.inf}, LOOKS_AT_OTHERS.format("inf")),
         ({"label": [0, 1]}, "`label` must have shape (5,), got (2,)."),
         ({"label": [0, 1, 2, 0, 0]}, "`label` must be at most 1, got 2."),
-        ({"alpha": 0.0}, "`alpha` must be in (0, 1), got 0.0."),
-        ({"sigma": -1}, "`sigma` must be positive and finite, got -1.0."),
         ({"votes": Votes.of([5, 3], 0)}, "`votes` must have shape (M,), got ()."),
+        (
+            {"votes": SOME[:2]},
+            "`certificates` must be those of `votes`, got other numbers of samples.",
+        ),
     ],
 )
 def test_misuse_is_named(change, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        certify_reported(**({"votes": SOME, "sigma": 0.5} | change))
+        certify_reported(**({"votes": SOME, "certificates": alone()} | change))

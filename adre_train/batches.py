@@ -1,0 +1,108 @@
+"""Which images make which batch: a pure function of seed, epoch, step and process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from adre_train.augment import Augmented
+from adre_train.recipe import Recipe
+from tcertify.data import Dataset, TensorDataset
+
+#: A validation split is every image whose number ends in 9: a tenth, of every class where the
+#: images are sorted or in no order.
+HELD_OUT = 10
+MOST_WORKERS = 8
+
+
+def held_out(count: int) -> NDArray[np.int64]:
+    """Return the numbers of the validation images among `count` training images."""
+    return np.arange(HELD_OUT - 1, count, HELD_OUT)
+
+
+class Batches:
+    """The batches of a training: this process's share of each, read ahead by worker processes.
+
+    Without validation all images are trained on, otherwise all but those of `held_out`. The readers
+    stay alive from epoch to epoch.
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        recipe: Recipe,
+        *,
+        rank: int,
+        processes: int,
+        workers: int | None,
+        device: torch.device,
+    ) -> None:
+        every = np.arange(len(data))
+        self._ids = np.setdiff1d(every, held_out(len(data))) if recipe.validate_every else every
+        if not len(self._ids):
+            raise ValueError(f"{data.name} has no image to train on.")
+        self._recipe, self._rank, self._processes = recipe, rank, processes
+        self.steps = -(-len(self._ids) // recipe.batch)
+        if workers is None:
+            workers = default_workers(data, device, processes)
+        self._order = _Order()
+        self._loader = DataLoader(
+            Augmented(data, recipe.augment, recipe.seed),
+            batch_sampler=self._order,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=device.type == "cuda",
+        )
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, float, int]]:
+        """Yield this process's images and labels of each batch from step `first` on, their share
+        of the batch, and the batch's size.
+
+        A process without an image in a short batch takes one of its images at a share of 0.
+        """
+        batch, rng = self._recipe.batch, np.random.default_rng((self._recipe.seed, epoch))
+        order = self._ids[rng.permutation(len(self._ids))].tolist()
+        whole = [order[i : i + batch] for i in range(first * batch, len(order), batch)]
+        own = [images[self._rank :: self._processes] for images in whole]
+        self._order.batches = [
+            [(epoch, index) for index in part or images[:1]]
+            for part, images in zip(own, whole, strict=True)
+        ]
+        for (images, labels), part, all_of_it in zip(self._loader, own, whole, strict=True):
+            yield images, labels, len(part) / len(all_of_it), len(all_of_it)
+
+
+class _Order:
+    """What the loader reads next; set anew for every epoch."""
+
+    batches: list[list[tuple[int, int]]]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def default_workers(data: Dataset, device: torch.device, processes: int) -> int:
+    """Return how many processes read images: none where they are in memory, or where the training
+    needs the cores itself; otherwise the cores that there are for each process, at most 8.
+    """
+    if isinstance(data, TensorDataset) or device.type == "cpu":
+        return 0
+    return min(MOST_WORKERS, max(1, (os.cpu_count() or 1) // processes))
+
+
+def parts(
+    images: Tensor, labels: Tensor, share: float, count: int
+) -> Iterator[tuple[Tensor, Tensor, float, bool]]:
+    """Cut a share into at most `count` parts, each with its weight, and mark the last."""
+    cut = list(zip(images.chunk(count), labels.chunk(count), strict=True))
+    for number, (x, y) in enumerate(cut, 1):
+        yield x, y, share * len(y) / len(labels), number == len(cut)
