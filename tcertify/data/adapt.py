@@ -58,7 +58,8 @@ def as_dataset(
     classes = classes or len(getattr(data, "classes", ())) or None
     if classes is None:
         raise ValueError("`num_classes` must be given: the data set does not say it.")
-    return _Items(data, name or type(data).__name__, classes, levels)
+    known = getattr(data, "levels", None) if levels is None else levels
+    return _Items(data, name or type(data).__name__, classes, known)
 
 
 @dataclass(frozen=True, eq=False)

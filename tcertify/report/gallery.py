@@ -16,7 +16,8 @@ from tcertify.runs.row import Row
 from tcertify.runs.table import RunTable
 
 if TYPE_CHECKING:
-    from bokeh.models import ColumnDataSource, DataTable
+    from bokeh.models import ColumnDataSource
+    from bokeh.models.widgets import DataTable
     from torch import Tensor
 
     from tcertify.data.dataset import Dataset
@@ -107,11 +108,11 @@ def gallery(
 ) -> list[Any]:
     """Return the table of a run's images with its filters, and the panel that a row opens."""
     from bokeh.layouts import row
-    from bokeh.models import CDSView, ColumnDataSource, CustomJS, Div, IndexFilter, Select
-    from bokeh.models.widgets import TextInput
+    from bokeh.models import CDSView, ColumnDataSource, CustomJS, IndexFilter
+    from bokeh.models.widgets import Div, Select, TextInput
 
     source = ColumnDataSource(_columns(table, names, dataset), name="images")
-    filter = IndexFilter([*range(len(table))])
+    filter = IndexFilter(indices=[*range(len(table))])
     styles = [style, _PANEL_STYLE]
     shown = Div(text=f"{len(table)} of {len(table)} images", name="shown", stylesheets=styles)
     text = TextInput(
@@ -152,7 +153,7 @@ def gallery(
 
 
 def _grid(source: ColumnDataSource, view: Any) -> DataTable:
-    from bokeh.models import DataTable, HTMLTemplateFormatter, NumberFormatter, TableColumn
+    from bokeh.models.widgets import DataTable, HTMLTemplateFormatter, NumberFormatter, TableColumn
 
     number = NumberFormatter(format="0.0000", rounding="floor")
     columns = [

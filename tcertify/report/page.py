@@ -95,10 +95,9 @@ def _names(
 ) -> tuple[str, ...]:
     """Return a name for each class."""
     classes = table.settings.num_classes
-    if given is None:
-        known = getattr(dataset, "classes", ())
-        given = known if len(known) == classes else range(classes)  # a network may be wider
-    names = tuple(str(name) for name in given)
+    known = getattr(dataset, "classes", ())
+    named = known if len(known) == classes else range(classes)  # a network may be wider
+    names = tuple(str(name) for name in (named if given is None else given))
     if len(names) != classes:
         raise ValueError(f"`class_names` must name {classes} classes, got {len(names)}.")
     return names
@@ -108,7 +107,7 @@ def _rendered(table: RunTable, names: tuple[str, ...], dataset: Dataset | None) 
     try:
         from bokeh.embed import file_html
         from bokeh.layouts import column
-        from bokeh.models import Div
+        from bokeh.models.widgets import Div
         from bokeh.resources import INLINE
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
@@ -159,10 +158,12 @@ def _guarantee(table: RunTable) -> str:
     return f"<h1>{html.escape(table.path.name)}</h1>{paragraphs}"
 
 
-def _figure(**options: Any) -> Any:
+def _figure(title: str, **options: Any) -> Any:
+    from bokeh.models import Title
     from bokeh.plotting import figure
 
     plot = figure(
+        title=Title(text=title, text_color=_GREY),
         height=280,
         sizing_mode="stretch_width",
         tools="pan,xwheel_zoom,box_zoom,reset,save",
@@ -183,7 +184,6 @@ def _figure(**options: Any) -> Any:
             major_tick_line_color=_GREY,
             minor_tick_line_color=None,
         )
-    plot.title.text_color = _GREY
     plot.grid.grid_line_color, plot.grid.grid_line_alpha = _GREY, 0.25
     return plot
 

@@ -12,8 +12,8 @@ from scipy.stats import fisher_exact
 
 from tcertify.classifiers import Classifier
 from tcertify.classifiers.execution import BaseClassifier
-from tcertify.runs.file import RunFile
 from tcertify.data import Dataset
+from tcertify.runs.file import RunFile
 from tcertify.runs.replay import chosen_rows, images_of, reopened, unlike
 from tcertify.runs.row import Row
 from tcertify.runs.seeds import random_seed
