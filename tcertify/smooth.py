@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcertify._checks import check_alpha, check_whole
+from tcertify.bounds import clopper_pearson_lower
 from tcertify.certificates import ABSTAIN, GRID, METHODS, certify_counts, predict_counts
 from tcertify.radius import largest_integer_change
 
@@ -145,6 +146,7 @@ class SmoothedClassifier:
         self._allow = frozenset(allow)
         check_codes(self._allow)
         self._looked = False
+        self._drawn = 0
         self._classifier = Classifier.of(
             base_classifier, num_classes, device=device, execution=execution
         )
@@ -297,6 +299,16 @@ class SmoothedClassifier:
             warnings.warn(text, stacklevel=3)
         self._looked = True
 
+    def _draw(self, x: Tensor, n: int) -> NDArray[np.int64]:
+        """Return the votes (C,) of `n` noisy copies of one image, fresh at each call."""
+        from tcertify.sampling import DRAWN
+
+        self._classifier.check_images(x)
+        n, sampler = check_whole("n", n), self._sampler_of(x)
+        self._look(x[None], sampler)
+        first, self._drawn = self._drawn, self._drawn + n
+        return sampler.count(x[None], [_image_id(x)], first, first + n, DRAWN)[0, :-1]
+
     def _limit(self, batch_size: int | None) -> None:
         """Go on with at most `batch_size` rows per forward pass."""
         self._batch_size = None if batch_size is None else check_whole("batch_size", batch_size)
@@ -319,6 +331,13 @@ class Smooth:
         As in `certify_counts`; "certify" is the one of Cohen et al. (2019).
     noise, levels, device, execution, allow
         As in `SmoothedClassifier`.
+
+    Notes
+    -----
+    Subclasses that bring a `certify` or `predict` of their own may call ``_sample_noise(x, num,
+    batch_size)``, which returns votes (C,) that are fresh at each call, and
+    ``_lower_confidence_bound(NA, N, alpha)``, Clopper and Pearson's. Neither is what `certify` and
+    `predict` of this class call, so that a subclass which replaces one must replace those as well.
     """
 
     #: Returned for a class by both methods when they abstain.
@@ -366,8 +385,8 @@ class Smooth:
 
         Parameters
         ----------
-        x : float tensor (C, H, W)
-            One image, on the classifier's device.
+        x : float tensor (C, H, W), (1, C, H, W) or (H, W)
+            One image, on the classifier's device; (H, W) has one channel.
         n0, n : int
             Selection and estimation samples.
         alpha : float
@@ -381,7 +400,7 @@ class Smooth:
         (int, float)
             The class and its l2 radius; ``(-1, 0.0)`` where it abstains.
         """
-        certificate = self._within(batch_size).certify(x, n0, n, alpha, self.method)
+        certificate = self._within(batch_size).certify(_one(x), n0, n, alpha, self.method)
         return certificate.predicted, certificate.radius
 
     def predict(self, x: Tensor, n: int, alpha: float, batch_size: int) -> int:
@@ -390,8 +409,8 @@ class Smooth:
 
         Parameters
         ----------
-        x : float tensor (C, H, W)
-            One image, on the classifier's device.
+        x : float tensor (C, H, W), (1, C, H, W) or (H, W)
+            As in `certify`.
         n : int
             Samples.
         alpha : float
@@ -404,7 +423,23 @@ class Smooth:
         int
             The class; -1 where the vote is too close.
         """
-        return int(self._within(batch_size).predict(x[None], n, alpha)[0])
+        return int(self._within(batch_size).predict(_one(x)[None], n, alpha)[0])
+
+    def __init_subclass__(cls) -> None:
+        needed = {"_sample_noise": ("certify", "predict"), "_lower_confidence_bound": ("certify",)}
+        for helper, methods in needed.items():
+            kept = [name for name in methods if getattr(cls, name) is getattr(Smooth, name)]
+            if getattr(cls, helper) is not getattr(Smooth, helper) and kept:
+                raise TypeError(
+                    f"{cls.__name__} replaces `{helper}`, which `{kept[0]}` of Smooth does not"
+                    " call: replace that as well."
+                )
+
+    def _sample_noise(self, x: Tensor, num: int, batch_size: int) -> NDArray[np.int64]:
+        return self._within(batch_size)._draw(_one(x), num)
+
+    def _lower_confidence_bound(self, NA: int, N: int, alpha: float) -> float:
+        return float(clopper_pearson_lower(NA, N, alpha))
 
     def _within(self, batch_size: int) -> SmoothedClassifier:
         """Return the smoothed classifier; what it keeps goes when the limit is another one."""
@@ -412,6 +447,15 @@ class Smooth:
             self._smoothed._limit(batch_size)
             self._batch_size = batch_size
         return self._smoothed
+
+
+def _one(x: Tensor) -> Tensor:
+    """Return one image as (C, H, W), out of a batch of one or with its only channel."""
+    if not hasattr(x, "ndim"):
+        return x  # to be refused
+    if x.ndim == 4 and len(x) == 1:
+        return x[0]
+    return x[None] if x.ndim == 2 else x
 
 
 def _squared_levels(radius: float, levels: int | None) -> int | None:

@@ -389,3 +389,55 @@ def test_a_plain_function_says_where_it_runs(x):
         SmoothedClassifier(lambda b: b.flatten(1)[:, :3].to("meta"), 3, 0.5).certify(x, 10, 100)
     with pytest.raises(ValueError, match=r"`device` 'nowhere' cannot be used"):
         SmoothedClassifier(lambda b: b, 3, 0.5, device="nowhere")
+
+
+def test_smooth_takes_a_batch_of_one_and_an_image_without_channels(network, x):
+    smooth = Smooth(network, 3, 0.25)
+    assert smooth.certify(x[None], 10, 100, 0.05, 64) == smooth.certify(x, 10, 100, 0.05, 64)
+    assert smooth.predict(x[None], 100, 0.05, 64) == smooth.predict(x, 100, 0.05, 64)
+    grey, seen = torch.rand(3, 4, generator=torch.Generator().manual_seed(2)), set()
+
+    def classifier(batch):
+        seen.add(tuple(batch.shape[1:]))
+        return network(batch.reshape(len(batch), 3, 2, 2))
+
+    Smooth(classifier, 3, 0.25).certify(grey, 10, 100, 0.05, 64)
+    assert seen == {(1, 3, 4)}
+    with pytest.raises(ValueError, match="must be one image"):
+        smooth.certify(torch.stack([x, x]), 10, 100, 0.05, 64)
+
+
+@pytest.mark.parametrize("name", ["mode", "ord"])
+def test_what_other_forks_add_to_certify_is_refused_by_name(network, x, name):
+    with pytest.raises(TypeError, match=f"'{name}'"):
+        Smooth(network, 3, 0.25).certify(x, 10, 100, 0.05, 64, **{name: "both"})
+
+
+def test_subclasses_draw_fresh_votes_and_bound_them(network, x):
+    class Own(Smooth):
+        def certify(self, x, n0, n, alpha, batch_size):
+            first = self._sample_noise(x, n0, batch_size)
+            votes = self._sample_noise(x, n, batch_size)
+            return votes, self._lower_confidence_bound(first.max(), n0, alpha)
+
+    own = Own(network, 3, 0.25)
+    votes, bound = own.certify(x, 50, 2000, 0.05, 64)
+    again, _ = own.certify(x, 50, 2000, 0.05, 64)
+    assert votes.shape == (3,)
+    assert votes.sum() == again.sum() == 2000
+    assert votes.tolist() != again.tolist()
+    assert votes.tolist() == Own(network, 3, 0.25).certify(x, 50, 2000, 0.05, 64)[0].tolist()
+    assert 0 < bound < 1
+
+
+@pytest.mark.parametrize(
+    ("helper", "method"),
+    [("_sample_noise", "certify"), ("_lower_confidence_bound", "certify")],
+)
+def test_a_helper_that_certify_would_not_call_cannot_be_replaced_alone(helper, method):
+    with pytest.raises(
+        TypeError, match=f"replaces `{helper}`, which `{method}` of Smooth does not"
+    ):
+        type("Own", (Smooth,), {helper: lambda self, *arguments: None})
+    with pytest.raises(TypeError, match="which `predict` of Smooth"):
+        type("Own", (Smooth,), dict.fromkeys(["_sample_noise", "certify"]))

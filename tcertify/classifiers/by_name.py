@@ -119,8 +119,9 @@ def _from_safetensors(path: Path, normalize: str | None) -> nn.Module:
             )
     else:
         model = new(checkpoint.architecture, _classes(path, checkpoint), normalize)
+        normalize = None  # it is in the network that was built
     _fill(model, checkpoint, path)
-    return model
+    return model if normalize is None else nn.Sequential(standardising_layer(normalize), model)
 
 
 def _from_the_field(path: Path, normalize: str | None) -> nn.Module:

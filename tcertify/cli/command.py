@@ -22,6 +22,7 @@ ORDER = (
     "predict",
     "plot",
     "table",
+    "report",
     "compare",
     "verify",
     "recertify",

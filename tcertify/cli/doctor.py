@@ -21,6 +21,8 @@ _EXTRAS = {
     "plots": ("matplotlib", "pictures"),
     "demo": ("sklearn", "the digits and the demo"),
     "train": ("PIL", "training on images, ImageNet and folders of images"),
+    "report": ("bokeh", "pages of a run"),
+    "onnx": ("onnxruntime", "ONNX files as MODEL"),
     "parquet": ("pyarrow", "export to Parquet"),
 }
 

@@ -10,7 +10,7 @@ from tcertify.cli.command import Group
 from tcertify.cli.doctor import doctor
 from tcertify.cli.logs import audit
 from tcertify.cli.planning import bound, plan
-from tcertify.cli.report import compare, plot, table
+from tcertify.cli.report import compare, plot, report, table
 from tcertify.cli.runs import certify, export, predict, recertify, verify
 
 
@@ -30,6 +30,7 @@ for _command in (
     predict,
     plot,
     table,
+    report,
     compare,
     verify,
     recertify,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    import torch
+
     from tcertify.data import Dataset
 
 #: What the library knows, written out so that --help need not load it.
@@ -81,6 +84,7 @@ class DataOptions:
     dataset: str
     split: str
     root: Path | None
+    num_classes: int | None
     resize: int | None
     crop: int | None
 
@@ -92,7 +96,12 @@ class DataOptions:
             raise click.BadParameter(f"{self.root} is no folder.", param_hint="--data")
         try:
             images = data.load(
-                self.dataset, self.split, self.root, resize=self.resize, crop=self.crop
+                self.dataset,
+                self.split,
+                self.root,
+                num_classes=self.num_classes,
+                resize=self.resize,
+                crop=self.crop,
             )
         except FileNotFoundError as error:
             if error.errno is not None:  # of the user's own code
@@ -108,9 +117,135 @@ data_options = together(
     click.option("--split", default="test", show_default=True, help="Split of the data set."),
     click.option("--data", "root", type=FOLDER, help="Folder that holds cifar10 or imagenet."),
     click.option(
+        "--num-classes",
+        type=int,
+        help="Classes that the classifier answers.  [default: those of the data set]",
+    ),
+    click.option(
         "--resize", type=int, help="Scale images of a folder so that the shorter side is this long."
     ),
     click.option("--crop", type=int, help="Cut a square of this side from the centre."),
+)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which of the images to take."""
+
+    start: int
+    stop: int | None
+    skip: int
+    most: int | None
+
+    def indices(self, images: int) -> range:
+        """Return the numbers of the images to take; there is at least one."""
+        chosen = range(images)[self.start : self.stop : self.skip][: self.most]
+        if not chosen:
+            raise click.UsageError(
+                f"--start {self.start} and --stop {self.stop} leave none of {images} images."
+            )
+        return chosen
+
+
+selection_options = together(
+    click.option(
+        "--start",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Number of the first image to take.",
+    ),
+    click.option(
+        "--stop",
+        type=click.IntRange(min=1),
+        help="Number of the image to stop before.  [default: none]",
+    ),
+    click.option(
+        "--skip",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Take every SKIP-th image.",
+    ),
+    click.option(
+        "--max", "most", type=click.IntRange(min=1), help="Take at most this many images."
+    ),
+)
+
+
+class Argument(click.ParamType[tuple[str, Any]]):
+    """A keyword argument, name=value: the value is a Python literal, else text."""
+
+    name = "name=value"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return the name and the value."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = value.partition("=")
+        if not (equals and name.isidentifier()):
+            self.fail(f"it must be name=value, got {value!r}.", param, ctx)
+        try:
+            return name, ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return name, text
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which classifier to take, and where it runs."""
+
+    model: str
+    normalize: str | None
+    arguments: tuple[tuple[str, Any], ...]
+    device: str
+
+    def load(self, device: torch.device) -> torch.nn.Module:
+        """Return the classifier, on a device."""
+        from tcertify import classifiers
+
+        model = classifiers.load(
+            self.model, normalize=self.normalize, arguments=dict(self.arguments)
+        )
+        return model.to(device)
+
+    def found_device(self) -> torch.device:
+        """Return the device, if numbers can be computed there."""
+        import torch
+
+        name = self.device
+        if name == "auto":
+            name = "cuda:0" if torch.cuda.is_available() else "cpu"
+        try:
+            device = torch.device(name)
+            torch.ones(1, device=device).item()
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise click.BadParameter(
+                f"{name} cannot compute: {str(error).splitlines()[0]}", param_hint="--device"
+            ) from None
+        return device
+
+
+model_options = together(
+    click.option(
+        "--normalize",
+        metavar="CONSTANTS",
+        help="Standardise images before MODEL: cifar10, imagenet, none, or MEAN/STD.",
+    ),
+    click.option(
+        "--model-arg",
+        "arguments",
+        type=Argument(),
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Argument for a MODEL that is a function; may be repeated.",
+    ),
+    click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="Where the classifier runs: cpu, cuda:0 ...; auto takes a GPU where there is one.",
+    ),
 )
 
 

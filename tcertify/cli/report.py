@@ -1,4 +1,4 @@
-"""The commands that show results: plot, table, compare."""
+"""The commands that show results: plot, table, report, compare."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tcertify.cli.command import Command
-from tcertify.cli.options import METHODS, PATH, Radii, together
+from tcertify.cli.options import (
+    METHODS,
+    PATH,
+    DataOptions,
+    Radii,
+    data_options,
+    gathered,
+    together,
+)
 from tcertify.cli.output import emit, json_option, tell
 
 if TYPE_CHECKING:
@@ -107,6 +115,29 @@ def table(
     emit({"results": shown.records()}, shown.to(layout), as_json=as_json)
     for note in shown.notes():
         tell(note)
+
+
+@click.command(
+    cls=Command,
+    examples=["tcertify report out.tsv.run --dataset digits -o report.html"],
+)
+@click.argument("run", type=PATH)
+@click.option("-o", "--out", "path", type=PATH, required=True, help="Page to write, as HTML.")
+@click.option("--dataset", help="The data set of the run, for the pictures.  [default: none]")
+@data_options
+@click.option("--overwrite", is_flag=True, help="Replace the page.")
+@gathered(DataOptions, "images")
+def report(run: Path, path: Path, images: DataOptions, overwrite: bool) -> None:
+    """Write a page that shows a run.
+
+    It needs no network: the curve, a table of the images to sort and to filter, each image under
+    noise with its votes, what the certificates say, and how to check them.
+    """
+    from tcertify.report import write_page
+
+    if path.is_file() and not overwrite:
+        raise click.ClickException(f"{path} exists; give --overwrite to replace it.")
+    write_page(run, path, images.load() if images.dataset is not None else None)
 
 
 @click.command(cls=Command, examples=["tcertify compare out.tsv.run other.tsv --radii 0,0.5"])

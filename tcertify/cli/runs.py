@@ -17,16 +17,22 @@ from tcertify.cli.options import (
     NOISES,
     PATH,
     DataOptions,
+    ModelOptions,
     Radii,
     Seed,
+    Selection,
     alpha_option,
     data_options,
     gathered,
+    model_options,
+    selection_options,
     together,
 )
 from tcertify.cli.output import emit, json_option, progress, quiet_option, tell
 
 if TYPE_CHECKING:
+    from tcertify.classifiers import Classifier
+    from tcertify.data import Dataset
     from tcertify.report import Table
     from tcertify.runs import RunTable
     from tcertify.runs.settings import Settings
@@ -39,17 +45,14 @@ FAILED = 3
 class RunOptions:
     """What certify and predict share, but for the images."""
 
-    model: str
     sigma: float
     outfile: Path
     alpha: float
     noise: str
     levels: int | None
     seed: int | str
-    skip: int
-    most: int | None
+    expect_accuracy: float | None
     batch_size: int | None
-    device: str
     dtype: str | None
     channels_last: bool
     compile: bool
@@ -65,14 +68,6 @@ class RunOptions:
         """The run file that belongs to OUTFILE."""
         return Path(f"{self.outfile}.run")
 
-    def indices(self, images: int) -> range:
-        """Return the images to take."""
-        return range(0, images, self.skip)[: self.most]
-
-
-_device_option = click.option(
-    "--device", default="cpu", show_default=True, help="Where the classifier runs: cpu, cuda:0 ..."
-)
 
 _run_options = together(
     click.argument("dataset"),
@@ -101,15 +96,12 @@ _run_options = together(
         " and settings, or a number. Runs to be merged need the same.",
     ),
     data_options,
+    selection_options,
+    model_options,
     click.option(
-        "--skip",
-        type=click.IntRange(min=1),
-        default=1,
-        show_default=True,
-        help="Take every SKIP-th image.",
-    ),
-    click.option(
-        "--max", "most", type=click.IntRange(min=1), help="Take at most this many images."
+        "--expect-accuracy",
+        type=click.FloatRange(0, 1),
+        help="Stop unless this share of the first 100 images is right without noise.",
     ),
     click.option(
         "--batch",
@@ -117,7 +109,6 @@ _run_options = together(
         type=int,
         help="Noisy copies per forward pass.  [default: automatic]",
     ),
-    _device_option,
     click.option(
         "--dtype",
         type=click.Choice(("float32", "bfloat16", "float16")),
@@ -142,6 +133,8 @@ _run_options = together(
     json_option,
     gathered(RunOptions, "options"),
     gathered(DataOptions, "images"),
+    gathered(Selection, "selection"),
+    gathered(ModelOptions, "model"),
 )
 
 
@@ -170,6 +163,8 @@ _run_options = together(
 )
 def certify(
     images: DataOptions,
+    selection: Selection,
+    model: ModelOptions,
     options: RunOptions,
     n0: int,
     n: int,
@@ -184,8 +179,9 @@ def certify(
     field's scripts read; OUTFILE.run, beside it, keeps every vote, so that the run can be resumed,
     verified and recertified.
 
-    DATASET is digits, cifar10 or imagenet, an .npz file, a folder CLASS/file, or
-    package.module:function. MODEL is package.module:function or a .safetensors checkpoint.
+    DATASET is digits, cifar10 or imagenet, an .npz file, a folder CLASS/file, torchvision:NAME or
+    package.module:function. MODEL is package.module:function, timm:NAME, an .onnx file, or a
+    checkpoint: .safetensors, or the field's {arch, state_dict}, which needs --normalize.
     """
     from tcertify.logs import format_down
     from tcertify.runs import certify_dataset
@@ -200,6 +196,8 @@ def certify(
     _run(
         functools.partial(certify_dataset, n0=n0, n=n, method=method, radii=radii),
         images,
+        selection,
+        model,
         options,
         f"No radius above {format_down(largest, 4)} can be certified with --N {n}.",
     )
@@ -210,7 +208,9 @@ def certify(
 )
 @_run_options
 @click.option("--N", "n", type=int, default=1000, show_default=True, help="Samples per image.")
-def predict(images: DataOptions, options: RunOptions, n: int) -> None:
+def predict(
+    images: DataOptions, selection: Selection, model: ModelOptions, options: RunOptions, n: int
+) -> None:
     """Predict the images of a data set, or abstain.
 
     It abstains where the vote is too close to call. Arguments and files are those of `certify`;
@@ -218,7 +218,7 @@ def predict(images: DataOptions, options: RunOptions, n: int) -> None:
     """
     from tcertify.runs import predict_dataset
 
-    _run(functools.partial(predict_dataset, n=n), images, options)
+    _run(functools.partial(predict_dataset, n=n), images, selection, model, options)
 
 
 @click.command(
@@ -247,9 +247,10 @@ def predict(images: DataOptions, options: RunOptions, n: int) -> None:
 @click.option("--dataset", help="The data set of the run, for --replay and --fresh.")
 @click.option("--model", help="The model of the run, for --replay and --fresh.")
 @data_options
-@_device_option
+@model_options
 @json_option
 @gathered(DataOptions, "images")
+@gathered(ModelOptions, "model")
 @click.pass_context
 def verify(
     context: click.Context,
@@ -257,8 +258,7 @@ def verify(
     replay: int,
     fresh: int,
     images: DataOptions,
-    model: str | None,
-    device: str,
+    model: ModelOptions,
     as_json: bool,
 ) -> None:
     """Recompute every certificate of a run from its votes.
@@ -267,12 +267,13 @@ def verify(
     """
     from tcertify.runs import verify_run
 
-    if (replay or fresh) and (images.dataset is None or model is None):
+    if (replay or fresh) and (images.dataset is None or model.model is None):
         name = "--replay" if replay else "--fresh"
         raise click.UsageError(f"{name} needs --dataset and --model.")
     inputs: dict[str, Any] = {}
     if replay or fresh:
-        inputs = {"dataset": images.load(), "model": _model(str(model)), "device": _device(device)}
+        device = model.found_device()
+        inputs = {"dataset": images.load(), "model": model.load(device), "device": device}
     report = verify_run(run, replay=replay, fresh=fresh, **inputs)
     summary = (
         f"{run}: {report.verified} images verified, {len(report.findings)} findings,"
@@ -354,11 +355,13 @@ def export(run: Path, format: str, out: Path, overwrite: bool) -> None:
 def _run(
     task: Callable[..., RunTable],
     images: DataOptions,
+    selection: Selection,
+    model: ModelOptions,
     options: RunOptions,
     announcement: str | None = None,
 ) -> None:
     """Make a run, and write its log however the run ends."""
-    from tcertify.classifiers import Execution
+    from tcertify.classifiers import Classifier, Execution
 
     _refuse_existing(options.outfile, options.overwrite or options.resume)
     execution = Execution(
@@ -367,11 +370,15 @@ def _run(
         compile=options.compile,
         tf32=options.tf32,
     )
-    device, dataset = _device(options.device), images.load()
-    model, indices = _model(options.model), options.indices(len(dataset))
+    device, dataset = model.found_device(), images.load()
+    indices = selection.indices(len(dataset))
+    classes = images.num_classes or dataset.num_classes
+    classifier = Classifier.of(model.load(device), classes, device=device, execution=execution)
 
     def on_start(settings: Settings) -> None:
-        tell(_noise_of(settings, options), quiet=options.quiet)
+        tell(f"{_noise_of(settings, options)}, on {device}", quiet=options.quiet)
+        if model.normalize is not None or options.expect_accuracy is not None:
+            _check_clean(classifier, dataset, indices, model, options)
         if announcement:
             tell(announcement, quiet=options.quiet)
 
@@ -379,7 +386,7 @@ def _run(
     try:
         with progress(len(indices), quiet=options.quiet) as on_progress:
             table = task(
-                model,
+                classifier,
                 dataset,
                 sigma=options.sigma,
                 alpha=options.alpha,
@@ -388,9 +395,8 @@ def _run(
                 seed=options.seed,
                 out=options.run,
                 indices=indices,
+                num_classes=classes,
                 batch_size=options.batch_size,
-                device=device,
-                execution=execution,
                 resume=options.resume,
                 overwrite=options.overwrite,
                 allow=options.allow,
@@ -401,6 +407,28 @@ def _run(
         _say_interrupted(options, len(indices))
         raise click.exceptions.Exit(INTERRUPTED) from None
     _finish(table, options, time.perf_counter() - started)
+
+
+def _check_clean(
+    classifier: Classifier,
+    dataset: Dataset,
+    indices: range,
+    model: ModelOptions,
+    options: RunOptions,
+) -> None:
+    """Say how many images are right without noise; stop where they are fewer than expected."""
+    from tcertify.runs import count_correct
+
+    right, seen = count_correct(classifier, dataset, indices, allow=options.allow)
+    said = f"{right} of the first {seen} images are right without noise"
+    expected = options.expect_accuracy
+    if expected is not None and right < expected * seen:
+        given = f"--normalize {model.normalize} was" if model.normalize else "no --normalize was"
+        raise click.ClickException(
+            f"{said}, fewer than --expect-accuracy {expected:g}. The likely cause is the"
+            f" standardisation of the images: {given} given."
+        )
+    tell(said, quiet=options.quiet)
 
 
 def _noise_of(settings: Settings, options: RunOptions) -> str:
@@ -471,26 +499,6 @@ def _emit_table(table: RunTable, *, as_json: bool, **files: str) -> None:
 def _lines(table: Table) -> list[str]:
     """Return the lines of a table of one result, whose name needs no line."""
     return [*table.to("text").splitlines()[1:], *table.notes()]
-
-
-def _model(name: str) -> Any:
-    from tcertify import classifiers
-
-    return classifiers.load(name)
-
-
-def _device(name: str) -> Any:
-    """Return the device called `name` if numbers can be computed there."""
-    import torch
-
-    try:
-        device = torch.device(name)
-        torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise click.BadParameter(
-            f"{name} cannot compute: {str(error).splitlines()[0]}", param_hint="--device"
-        ) from None
-    return device
 
 
 def _refuse_existing(path: Path | None, allowed: bool) -> None:

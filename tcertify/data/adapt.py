@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tcertify.data.arrays import from_arrays
 from tcertify.data.dataset import Dataset
+from tcertify.data.fingerprint import hash_images
 
 
 def as_dataset(
@@ -53,11 +54,12 @@ def as_dataset(
         )
     if all(hasattr(data, member) for member in ("name", "num_classes", "levels", "fingerprint")):
         return data  # type: ignore[no-any-return]
-    classes = num_classes or getattr(data, "num_classes", None)
+    classes = getattr(data, "num_classes", None) if num_classes is None else num_classes
     classes = classes or len(getattr(data, "classes", ())) or None
     if classes is None:
         raise ValueError("`num_classes` must be given: the data set does not say it.")
-    return _Items(data, name or type(data).__name__, int(classes), levels)
+    known = getattr(data, "levels", None) if levels is None else levels
+    return _Items(data, name or type(data).__name__, classes, known)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,21 +84,19 @@ class _Items:
             image = torch.from_numpy(channels.transpose(2, 0, 1).astype(np.float32)) / 255
         return image, label
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the data says of how its images were read."""
+        return tuple(getattr(self.data, "notes", ()))
+
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the name and of every image and label."""
-        if hasattr(self.data, "fingerprint"):
-            return str(self.data.fingerprint())
-        digest = hashlib.sha256(self.name.encode())
-        for index in range(len(self)):
-            try:
-                image, label = self[index]
-            except Exception as error:  # an image that fails now is told apart by how
-                digest.update(f"{index} {type(error).__name__} ".encode())
-                continue
-            tensor = torch.as_tensor(image).detach().cpu().contiguous()
-            digest.update(f"{index} {label} {tuple(tensor.shape)} {tensor.dtype} ".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        """Return what the data says, else the SHA-256 of every image and label."""
+        return self.fingerprint_of(range(len(self)))
+
+    def fingerprint_of(self, indices: Iterable[int]) -> str:
+        """Return what the data says, else the SHA-256 of the images and labels at `indices`."""
+        own = getattr(self.data, "fingerprint", None)
+        return hash_images(self, indices) if own is None else str(own())
 
 
 def _is_array(value: Any) -> bool:

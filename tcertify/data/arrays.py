@@ -151,7 +151,7 @@ def describe_range(images: torch.Tensor) -> str | None:
     low, high = float(finite.min()), float(finite.max())
     if low >= 0 and high <= 1:
         return None
-    held = f"they reach from {low:.4g} to {high:.4g}"
+    held = f"the pixels reach from {low:.4g} to {high:.4g}"
     if low >= 0 and high <= 255:
         return f"{held}, like bytes: divide them by 255."
     if low >= -1 and high <= 1:

@@ -19,6 +19,7 @@ def load(
     split: str = "test",
     root: str | Path | None = None,
     *,
+    num_classes: int | None = None,
     resize: int | None = None,
     crop: int | None = None,
 ) -> Dataset:
@@ -34,6 +35,8 @@ def load(
     split : {"test", "train"}
     root : path, optional
         The folder that holds a data set which is known by name.
+    num_classes : int, optional
+        For what does not say it, such as an ``.npz`` file or a function that returns pairs.
     resize, crop : int, optional
         For a folder of images: see `tcertify.data.folders.load`.
 
@@ -50,11 +53,11 @@ def load(
     if name in NAMES:
         return _known(name, split, root)
     if name.endswith(".npz"):
-        return arrays.load(name, split)
+        return arrays.load(name, split, num_classes)
     if name.startswith("torchvision:"):
-        return _torchvision(name.partition(":")[2], split, root)
+        return _torchvision(name.partition(":")[2], split, root, num_classes)
     if is_named(name):
-        return _from_function(name, split)
+        return _from_function(name, split, num_classes)
     if Path(name).is_dir():
         return folders.load(name, split, resize=resize, crop=crop)
     raise ValueError(
@@ -79,7 +82,7 @@ def _known(name: str, split: str, root: str | Path | None) -> Dataset:
     return loaders[name](split, root)
 
 
-def _from_function(name: str, split: str) -> Dataset:
+def _from_function(name: str, split: str, num_classes: int | None) -> Dataset:
     from tcertify.data.adapt import as_dataset
 
     path, arguments = split_call(name, "DATASET")
@@ -88,10 +91,13 @@ def _from_function(name: str, split: str) -> Dataset:
         raise ValueError(f"DATASET {name} must be a function, got {type(function).__name__}.")
     if "split" in inspect.signature(function).parameters:
         arguments.setdefault("split", split)
-    return as_dataset(function(**arguments), name=f"{name}/{split}")
+    made = function(**arguments)
+    return as_dataset(made, name=f"{name}/{split}", num_classes=num_classes)
 
 
-def _torchvision(name: str, split: str, root: str | Path | None) -> Dataset:
+def _torchvision(
+    name: str, split: str, root: str | Path | None, num_classes: int | None
+) -> Dataset:
     """Return a data set of torchvision's that lies in `root`; nothing is downloaded."""
     from tcertify.data.adapt import as_dataset
 
@@ -110,4 +116,5 @@ def _torchvision(name: str, split: str, root: str | Path | None) -> Dataset:
         found = kind(root, **where)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"DATASET torchvision:{name}: {error}") from None
-    return as_dataset(found, name=f"torchvision:{name}/{split}", levels=255)
+    called = f"torchvision:{name}/{split}"
+    return as_dataset(found, name=called, num_classes=num_classes, levels=255)

@@ -1,3 +1,4 @@
+from .page import write_page as write_page
 from .pairs import Comparison as Comparison
 from .pairs import compare_results as compare_results
 from .plots import plot_certified_accuracy as plot_certified_accuracy

@@ -134,7 +134,7 @@ def _style(place: int) -> dict[str, Any]:
 
 
 def _draw_curve(axes: Axes, result: Result, style: dict[str, Any], alpha: float) -> None:
-    radii = _places(result)
+    radii = curve_radii(result)
     curve = certified_accuracy(result.radius, result.correct, radii, alpha=alpha)
     values = (curve.share, curve.lower, curve.upper)
     _draw(axes, result.name, radii, values, style, in_points=result.radii is not None)
@@ -145,13 +145,13 @@ def _draw_gain(
 ) -> None:
     in_points = first.radii is not None or second.radii is not None
     join = np.intersect1d if in_points else np.union1d
-    radii = join(_places(first), _places(second))
+    radii = join(curve_radii(first), curve_radii(second))
     gain = compare_results(first, second, radii, alpha=alpha).gain
     values = (gain.share, gain.lower, gain.upper)
     _draw(axes, second.name, radii, values, style, in_points=in_points)
 
 
-def _places(result: Result) -> NDArray[np.float64]:
+def curve_radii(result: Result) -> NDArray[np.float64]:
     """Return the radii at which the curve may fall, and 0, and one just beyond the last; or those
     that the run decided.
     """

@@ -1,3 +1,4 @@
+from .clean import count_correct as count_correct
 from .engine import certify_dataset as certify_dataset
 from .engine import predict_dataset as predict_dataset
 from .export import export_run as export_run

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 
 from tcertify._checks import check_whole
 from tcertify.classifiers import Classifier, Execution
 from tcertify.classifiers.execution import BaseClassifier
+from tcertify.data import Dataset, as_dataset
 from tcertify.errors import RunError, StoppedError
 from tcertify.runs.file import MAX_PLAN, RunFile, RunWriter
-from tcertify.runs.images import LabelledImages, Loaded, described, load_images
+from tcertify.runs.images import Loaded, described, load_images
 from tcertify.runs.provenance import check_probe, environment, provenance
 from tcertify.runs.rounds import FAILURES_IN_A_ROW, Rounds
 from tcertify.runs.row import MAX_IMAGES
@@ -35,7 +37,7 @@ _LOOKED_AT = 16
 
 def certify_dataset(
     model: BaseClassifier | Classifier,
-    dataset: LabelledImages,
+    dataset: Any,
     *,
     sigma: float,
     out: str | os.PathLike[str],
@@ -68,9 +70,9 @@ def certify_dataset(
     ----------
     model : torch module or callable
         The base classifier, from a batch (B, ...) to logits (B, C), on the device to use.
-    dataset : sequence of (image, label)
-        ``len(dataset)`` and ``dataset[i]``; images are float tensors in [0, 1] of one shape.
-        ``num_classes``, ``levels``, ``fingerprint()`` and ``notes`` are used where it has them.
+    dataset : data set, sequence of (image, label), or pair (images, labels)
+        Whatever `tcertify.data.as_dataset` takes, such as a torch ``Dataset``; images in [0, 1] of
+        one shape. float64 is rounded to float32, and the run says so.
     sigma : float
         Standard deviation of the noise, in the units of the images.
     out : path
@@ -104,7 +106,7 @@ def certify_dataset(
     indices : iterable of int, optional
         The images to certify; all of them without it.
     num_classes : int, optional
-        Width of the logits; ``dataset.num_classes`` without it.
+        Width of the logits; without it, the number of classes that the data set says.
     batch_size : int, optional
         Noisy copies per forward pass at most, halved each time memory runs out; automatic
         without it.
@@ -129,7 +131,8 @@ def certify_dataset(
     Raises
     ------
     ValueError, TypeError
-        Arguments out of range, or an `n` that can never certify anything.
+        Arguments out of range, an `n` that can never certify anything, or a ``DataLoader``: the
+        noise of an image is drawn from its number, which a loader does not keep.
     RunFileError
         The run file cannot be written, is held by another process, or was made otherwise.
     VoidCertificateError
@@ -137,8 +140,9 @@ def certify_dataset(
     StoppedError
         Three images in a row failed: they are not what they should be, or the classifier raised.
     """
+    dataset, classes = _opened(dataset, num_classes)
     settings = Settings.make(
-        num_classes=_classes(dataset, num_classes),
+        num_classes=classes,
         sigma=sigma,
         n0=n0,
         n=n,
@@ -169,7 +173,7 @@ def certify_dataset(
 
 def predict_dataset(
     model: BaseClassifier | Classifier,
-    dataset: LabelledImages,
+    dataset: Any,
     *,
     sigma: float,
     out: str | os.PathLike[str],
@@ -195,9 +199,8 @@ def predict_dataset(
     It abstains where the vote is too close (see `predict_counts`). The arguments are those of
     `certify_dataset`.
     """
-    settings = Settings.make(
-        num_classes=_classes(dataset, num_classes), sigma=sigma, n=n, alpha=alpha
-    )
+    dataset, classes = _opened(dataset, num_classes)
+    settings = Settings.make(num_classes=classes, sigma=sigma, n=n, alpha=alpha)
     return _run(
         model,
         dataset,
@@ -220,7 +223,7 @@ def predict_dataset(
 
 def _run(
     model: BaseClassifier | Classifier,
-    dataset: LabelledImages,
+    dataset: Dataset,
     settings: Settings,
     out: str | os.PathLike[str],
     *,
@@ -267,19 +270,29 @@ def _run(
         )
         rounds = Rounds(sampler, settings, writer, len(plan), on_progress, allow)
         with closing(images):
-            rounds.certify(images)
+            rounds.certify(_noted(images, writer))
         _check_afterwards(sampler, state, writer, allow)
     return read_run(out)
 
 
-def _classes(dataset: LabelledImages, given: int | None) -> int:
-    classes = getattr(dataset, "num_classes", None) if given is None else given
-    if classes is None:
-        raise ValueError("`num_classes` must be given: the data set does not say it.")
-    return check_whole("num_classes", classes, minimum=2)
+def _opened(dataset: Any, given: int | None) -> tuple[Dataset, int]:
+    """Return the data set as one of ours, and the width of the logits."""
+    if given is not None:
+        given = check_whole("num_classes", given, minimum=2)
+    opened = as_dataset(dataset, num_classes=given)
+    classes = opened.num_classes if given is None else given
+    return opened, check_whole("num_classes", classes, minimum=2)
 
 
-def _plan(dataset: LabelledImages, indices: Iterable[int] | None) -> list[int]:
+def _noted(images: Iterable[Loaded], writer: RunWriter) -> Iterator[Loaded]:
+    """Yield the images; that one was rounded is stored with the run."""
+    for image in images:
+        if image.rounded:
+            writer.warn("Images were float64 and were rounded to float32.")
+        yield image
+
+
+def _plan(dataset: Dataset, indices: Iterable[int] | None) -> list[int]:
     """Return the images to certify, each once and in the data set."""
     most = min(len(dataset), MAX_IMAGES) - 1
     wanted = range(len(dataset)) if indices is None else indices
@@ -303,7 +316,7 @@ def _with_noise(
     settings: Settings,
     noise: str,
     levels: int | None,
-    dataset: LabelledImages,
+    dataset: Dataset,
     plan: list[int],
     allow: list[str],
     there: Settings | None,
@@ -334,7 +347,7 @@ def _owed(settings: Settings, probed: Loaded | None) -> list[str]:
 
 
 def _check_classifier(
-    sampler: Sampler, dataset: LabelledImages, plan: list[int], allow: list[str]
+    sampler: Sampler, dataset: Dataset, plan: list[int], allow: list[str]
 ) -> tuple[list[str], Loaded | None]:
     """Return warnings and the first whole image; raise where certificates would be void on it.
 

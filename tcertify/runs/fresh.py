@@ -12,8 +12,8 @@ from scipy.stats import fisher_exact
 
 from tcertify.classifiers import Classifier
 from tcertify.classifiers.execution import BaseClassifier
+from tcertify.data import Dataset
 from tcertify.runs.file import RunFile
-from tcertify.runs.images import LabelledImages
 from tcertify.runs.replay import chosen_rows, images_of, reopened, unlike
 from tcertify.runs.row import Row
 from tcertify.runs.seeds import random_seed
@@ -40,7 +40,7 @@ def cast_fresh(
     run: RunFile,
     number: int,
     model: BaseClassifier | Classifier,
-    dataset: LabelledImages,
+    dataset: Dataset,
     *,
     device: torch.device | str | None = None,
     seed: int | None = None,

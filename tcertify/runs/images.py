@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from tcertify._checks import check_whole
+from tcertify.data.arrays import describe_range
+from tcertify.data.dataset import Dataset
 from tcertify.sampling.defects import Defect, settle
 from tcertify_kernels import check_grid
 
@@ -19,23 +21,12 @@ from tcertify_kernels import check_grid
 _AHEAD = 32
 
 
-class LabelledImages(Protocol):
-    """What can be certified: ``len(data)`` images, ``data[i]`` being ``(image, label)``.
-
-    An image is a float tensor or array in [0, 1], a label a whole number. A `tcertify.data.Dataset`
-    says more: ``num_classes``, ``fingerprint()`` and ``notes`` are used where they are there.
-    """
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> tuple[Any, Any]: ...
-
-
 @dataclass(frozen=True, eq=False)
 class Loaded:
     """One image on its device; or, in `error`, why it cannot be certified.
 
-    `excused` is True if the pixels are at fault (NaN), False if loading failed.
+    `excused` is True if the pixels are at fault (NaN), False if loading failed. `outside` says
+    how the image lies outside [0, 1], if it does; `rounded`, whether float32 holds it only nearly.
     """
 
     image_id: int
@@ -43,11 +34,12 @@ class Loaded:
     pixels: torch.Tensor
     error: str | None = None
     excused: bool = False
-    outside: bool = False
+    outside: str | None = None
+    rounded: bool = False
 
 
 def load_images(
-    dataset: LabelledImages,
+    dataset: Dataset,
     image_ids: Iterable[int],
     device: torch.device,
     num_classes: int,
@@ -56,10 +48,10 @@ def load_images(
 ) -> Generator[Loaded, None, None]:
     """Yield the images at `image_ids`, each loaded while those before it are at work.
 
-    Each is a copy, so that a data set may use its buffer again. float16, bfloat16 and those
-    float64 images that are float32 numbers are converted exactly. An image that cannot be loaded,
-    that is no single float image in the shape of the first, that is not on the grid of `levels`, or
-    whose label is none of the classes, comes with the reason in its ``error``.
+    Each is a copy, so that a data set may use its buffer again. float16 and bfloat16 are converted
+    exactly, float64 is rounded to float32. An image that cannot be loaded, that is no single float
+    image in the shape of the first, that is not on the grid of `levels`, or whose label is none of
+    the classes, comes with the reason in its ``error``.
 
     Raises
     ------
@@ -76,12 +68,13 @@ def load_images(
                 yield Loaded(image.image_id, image.label, torch.empty(0), text)
                 continue
         if image.outside:
-            settle([Defect(f"Image {image.image_id} lies outside [0, 1].", "range")], allow)
+            reason = f"Image {image.image_id} lies outside [0, 1]: {image.outside}"
+            settle([Defect(reason, "range")], allow)
         yield _on(device, image)
 
 
 def _ahead(
-    dataset: LabelledImages, image_ids: Iterable[int], num_classes: int, levels: int | None
+    dataset: Dataset, image_ids: Iterable[int], num_classes: int, levels: int | None
 ) -> Iterator[Future[Loaded]]:
     """Yield futures of the images of a data set, a few of them under way."""
     waiting: deque[Future[Loaded]] = deque()
@@ -96,26 +89,26 @@ def _ahead(
         loader.shutdown(cancel_futures=True)
 
 
-def _load(dataset: LabelledImages, image_id: int, num_classes: int, levels: int | None) -> Loaded:
+def _load(dataset: Dataset, image_id: int, num_classes: int, levels: int | None) -> Loaded:
     """Return one image, checked and copied while the data set has not gone on to the next."""
     label = 0
     try:
         image, label_given = dataset[image_id]
         label = check_whole("label", label_given, minimum=0, maximum=num_classes - 1)
-        pixels = _exact_copy(image)
+        pixels, rounded = _copy(image)
     except Exception as error:
         return Loaded(image_id, label, torch.empty(0), described(error))
     if not bool(torch.isfinite(pixels).all()):
         reason = "its pixels are NaN or infinite"
         return Loaded(image_id, label, torch.empty(0), reason, excused=True)
-    outside = float(pixels.min()) < 0 or float(pixels.max()) > 1
+    outside = describe_range(pixels)
     if levels is not None:
         try:
             check_grid(pixels, levels)
         except ValueError as error:
             reason = str(error).removesuffix(".")
             return Loaded(image_id, label, pixels, reason, outside=outside)
-    return Loaded(image_id, label, pixels, outside=outside)
+    return Loaded(image_id, label, pixels, outside=outside, rounded=rounded)
 
 
 def described(error: BaseException) -> str:
@@ -126,8 +119,8 @@ def described(error: BaseException) -> str:
         return type(error).__name__
 
 
-def _exact_copy(image: Any) -> torch.Tensor:
-    """Return an image as a contiguous float32 tensor of the same values, and of its own."""
+def _copy(image: Any) -> tuple[torch.Tensor, bool]:
+    """Return an image as a contiguous float32 tensor of its own, and whether it was rounded."""
     if not isinstance(image, (torch.Tensor, np.ndarray)):
         raise TypeError(f"an image must be a tensor or an array, got {type(image).__name__}")
     tensor = torch.as_tensor(image).detach()
@@ -135,13 +128,12 @@ def _exact_copy(image: Any) -> torch.Tensor:
         raise TypeError(f"an image must be floats in [0, 1], got {tensor.dtype}: scale it")
     if not 1 <= tensor.dim() <= 3 or tensor.numel() == 0:
         raise ValueError(f"an image must be one image, (C, H, W), got {tuple(tensor.shape)}")
-    exact = tensor.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-    if not torch.equal(exact.to(tensor.dtype).nan_to_num(), tensor.nan_to_num()):
-        raise ValueError("an image is float64 with more digits than float32: convert it")
-    return exact.cpu()
+    single = tensor.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    same = torch.equal(single.to(tensor.dtype).nan_to_num(), tensor.nan_to_num())
+    return single.cpu(), not same
 
 
 def _on(device: torch.device, image: Loaded) -> Loaded:
     pixels = image.pixels.pin_memory() if device.type == "cuda" else image.pixels
     moved = pixels.to(device, non_blocking=True)
-    return Loaded(image.image_id, image.label, moved, image.error, image.excused, image.outside)
+    return replace(image, pixels=moved)

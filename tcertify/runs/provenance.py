@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     import torch
 
     from tcertify.classifiers import Classifier, Execution
-    from tcertify.runs.images import LabelledImages, Loaded
+    from tcertify.data import Dataset
+    from tcertify.runs.images import Loaded
     from tcertify.sampling import Sampler
 
 #: Logits of the same classifier agree to this part of their size, in bfloat16 and elsewhere too.
@@ -39,7 +40,7 @@ _EXECUTION = {"dtype": str, "channels_last": bool, "compile": bool, "tf32": bool
 
 def provenance(
     classifier: Classifier,
-    dataset: LabelledImages,
+    dataset: Dataset,
     plan: Sequence[int],
     allow: Iterable[str],
     probed: Loaded | None,
@@ -117,7 +118,7 @@ def check_same_inputs(
     parameters: dict[str, Any],
     plan: Sequence[int],
     classifier: Classifier,
-    dataset: LabelledImages,
+    dataset: Dataset,
 ) -> None:
     """Raise unless a run was made with this classifier and this data set."""
     from tcertify.data.fingerprint import data_fingerprint
@@ -129,7 +130,7 @@ def check_same_inputs(
 
 
 def check_probe(
-    path: Path, parameters: dict[str, Any], classifier: Classifier, dataset: LabelledImages
+    path: Path, parameters: dict[str, Any], classifier: Classifier, dataset: Dataset
 ) -> None:
     """Raise unless the classifier gives the logits that a run recorded, up to rounding."""
     from tcertify.runs.images import load_images

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from tcertify.classifiers import Classifier
 from tcertify.classifiers.execution import BaseClassifier
+from tcertify.data import Dataset
 from tcertify.runs.file import RunFile
-from tcertify.runs.images import LabelledImages, Loaded, load_images
+from tcertify.runs.images import Loaded, load_images
 from tcertify.runs.provenance import (
     check_probe,
     check_same_inputs,
@@ -45,7 +46,7 @@ def cast_again(
     run: RunFile,
     number: int,
     model: BaseClassifier | Classifier,
-    dataset: LabelledImages,
+    dataset: Dataset,
     *,
     device: torch.device | str | None = None,
     seed: int | None = None,
@@ -73,7 +74,7 @@ def reopened(
     run: RunFile,
     settings: Settings,
     model: BaseClassifier | Classifier,
-    dataset: LabelledImages,
+    dataset: Dataset,
     device: torch.device | str | None,
 ) -> Sampler:
     """Return a sampler for a run's images, with the noise of `settings`.
@@ -91,7 +92,7 @@ def reopened(
 
 
 def images_of(
-    run: RunFile, rows: Iterable[int], sampler: Sampler, dataset: LabelledImages
+    run: RunFile, rows: Iterable[int], sampler: Sampler, dataset: Dataset
 ) -> Generator[Loaded, None, None]:
     """Yield images of a run, as it loaded them."""
     classifier, allow = sampler.classifier, recorded_allow(run.path, run.parameters)

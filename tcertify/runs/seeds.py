@@ -14,7 +14,7 @@ from tcertify.runs.settings import MAX_SEED, Settings
 
 if TYPE_CHECKING:
     from tcertify.classifiers import Classifier
-    from tcertify.runs.images import LabelledImages
+    from tcertify.data import Dataset
 
 #: Seeds that have a name.
 RANDOM, DERIVED = "random", "derived"
@@ -38,7 +38,7 @@ def with_seed(
     settings: Settings,
     seed: int | str,
     classifier: Classifier,
-    dataset: LabelledImages,
+    dataset: Dataset,
     plan: Sequence[int],
     there: Settings | None,
 ) -> Settings:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import escape
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,10 @@ _COLUMNS = {
     "seconds": np.float64,
     "failed": np.bool_,
 }
+
+
+#: Images that a notebook shows.
+_SHOWN = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +106,36 @@ class RunTable:
     def stopped_early(self) -> bool:
         """Whether images were sampled only until their cell of the settings' radii was decided."""
         return self.settings.radii is not None
+
+    def to_frame(self) -> Any:
+        """Return the arrays, one column each, as a pandas data frame, or else one of polars.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            Neither pandas nor polars is installed.
+        """
+        columns = {name: getattr(self, name) for name in _COLUMNS}
+        for library in ("pandas", "polars"):
+            if find_spec(library):
+                return import_module(library).DataFrame(columns)
+        raise ModuleNotFoundError("A frame needs pandas or polars: pip install pandas.")
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: the settings, and the first images."""
+        made, shown = self.settings, range(min(len(self), _SHOWN))
+        head = (
+            f"{self.path.name}: {made.method}, alpha = {made.alpha:g}, sigma = {made.sigma:g},"
+            f" {len(self)} images, {int(self.correct.sum())} right,"
+            f" {int((self.predicted < 0).sum())} abstained or failed, {self.missing} still to do"
+        )
+        names = "".join(f"<th>{name}</th>" for name in _COLUMNS)
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{getattr(self, name)[i]}</td>" for name in _COLUMNS) + "</tr>"
+            for i in shown
+        )
+        more = f"<p>and {len(self) - _SHOWN} more images</p>" if len(self) > _SHOWN else ""
+        return f"<p>{escape(head)}</p><table><tr>{names}</tr>{rows}</table>{more}"
 
 
 def read_run(path: str | os.PathLike[str]) -> RunTable:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from tcertify.classifiers import Classifier
     from tcertify.classifiers.execution import BaseClassifier
-    from tcertify.runs.images import LabelledImages
 
 #: Rows that are recomputed together, and what their votes may take.
 _CHUNK, _CHUNK_VOTES = 256, MAX_VOTES
@@ -69,7 +68,7 @@ def verify_run(
     replay: int = 0,
     fresh: int = 0,
     model: BaseClassifier | Classifier | None = None,
-    dataset: LabelledImages | None = None,
+    dataset: Any = None,
     device: torch.device | str | None = None,
     seed: int | None = None,
 ) -> Report:
@@ -120,6 +119,9 @@ def verify_run(
         if model is None or dataset is None:
             name = "replay" if replay else "fresh"
             raise ValueError(f"`{name}` needs the model and the data set of the run.")
+        from tcertify.data import as_dataset
+
+        dataset = as_dataset(dataset, num_classes=run.settings.num_classes)
         if replay:
             from tcertify.runs.replay import cast_again
 

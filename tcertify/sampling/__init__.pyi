@@ -1,5 +1,6 @@
 from .defects import find_defects as find_defects
 from .defects import recheck as recheck
+from .noise import DRAWN as DRAWN
 from .noise import ESTIMATION as ESTIMATION
 from .noise import PREDICTION as PREDICTION
 from .noise import SELECTION as SELECTION

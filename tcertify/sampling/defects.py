@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tcertify._checks import check_whole_array
 from tcertify.classifiers.classifier import Classifier
+from tcertify.data.arrays import describe_range
 from tcertify.errors import VoidCertificateError
 from tcertify.sampling.noise import SELECTION, Noise
 from tcertify.sampling.sampler import Sampler
@@ -66,16 +67,8 @@ def settle(defects: Iterable[Defect], allow: Iterable[str]) -> list[str]:
 
 def outside_range(images: torch.Tensor) -> list[Defect]:
     """Return the defect of images that do not lie in [0, 1]."""
-    low, high = map(float, images.aminmax())
-    if low >= 0 and high <= 1:
-        return []
-    return [
-        Defect(
-            f"The image lies outside [0, 1], in [{low:.4g}, {high:.4g}]: standardise within the"
-            " classifier, and leave the image as it is.",
-            "range",
-        )
-    ]
+    problem = describe_range(images)
+    return [Defect(f"The image lies outside [0, 1]: {problem}", "range")] if problem else []
 
 
 def remarks(classifier: Classifier) -> list[Defect]:

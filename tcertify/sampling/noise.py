@@ -14,9 +14,9 @@ from tcertify._checks import check_choice, check_positive, check_whole
 from tcertify_kernels import add_integer_noise, add_noise, check_grid
 from tcertify_kernels.integer_noise import MAX_REACH, check_levels, reach
 
-#: Streams of noise that never overlap: choosing the class, certifying it, predicting, and looking
-#: at a network while it is trained.
-SELECTION, ESTIMATION, PREDICTION, VALIDATION = 0, 1, 2, 3
+#: Streams of noise that never overlap: choosing the class, certifying it, predicting, looking at
+#: a network while it is trained, and drawing votes for the user's own code.
+SELECTION, ESTIMATION, PREDICTION, VALIDATION, DRAWN = range(5)
 
 #: What can be asked for; "auto" is one of the others, as `choose_noise` finds.
 NOISES = ("auto", "integer", "gaussian")

@@ -85,7 +85,7 @@ class Sampler:
         start, stop : arrays of whole numbers (S,), or one for all
             Sample ids; equal where an image needs no votes.
         stream : int
-            `SELECTION`, `ESTIMATION`, `PREDICTION` or `VALIDATION`.
+            `SELECTION`, `ESTIMATION`, `PREDICTION`, `VALIDATION` or `DRAWN`.
 
         Returns
         -------

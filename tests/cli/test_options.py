@@ -18,5 +18,5 @@ def test_radii_are_numbers_between_commas():
 
 
 def test_data_options_load_a_data_set():
-    wanted = options.DataOptions("tests.tiny:images", "test", None, None, None)
+    wanted = options.DataOptions("tests.tiny:images", "test", None, None, None, None)
     assert len(wanted.load()) == 12

@@ -80,3 +80,14 @@ def test_compare_takes_the_images_and_the_radii_that_both_have(run):
     result = run("compare", "many.run", "early.run", "--radii", "0,0.1,0.25")
     assert "Compared are the 6 images that both hold; 6 are only in many" in result.stderr
     assert [line.split()[0] for line in result.stdout.splitlines()[2:4]] == ["0", "0.25"]
+
+
+def test_report_writes_a_page_with_pictures_and_keeps_one_that_exists(tmp_path):
+    certify(tmp_path / "a.run")
+    page = tmp_path / "page.html"
+    command = ["report", str(tmp_path / "a.run"), "-o", str(page), "--dataset", "tests.tiny:images"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    assert "data:image/webp" in page.read_text()
+    assert "exists; give --overwrite" in CliRunner().invoke(main, command).output
+    assert CliRunner().invoke(main, [*command, "--overwrite"]).exit_code == 0

@@ -232,3 +232,54 @@ def test_export_writes_each_format_and_replaces_nothing_unasked(run, finished, t
     assert (tmp_path / f"e.{format}").stat().st_size > 100
     assert run(*arguments).exit_code == 1
     assert run(*arguments, "--overwrite").exit_code == 0
+
+
+def test_start_stop_skip_and_max_choose_images(run, tmp_path):
+    chosen = ("--start", 2, "--stop", 9, "--skip", 3, "--max", 2)
+    assert run("certify", *ARGUMENTS, "a.tsv", *FEW, *chosen).exit_code == 0
+    assert read_log(tmp_path / "a.tsv").idx.tolist() == [2, 5]
+    result = run("certify", *ARGUMENTS, "b.tsv", *FEW, "--start", 12)
+    assert result.exit_code == 2
+    assert "leave none of 12 images" in result.output
+
+
+def test_the_first_line_says_where_the_classifier_runs(run):
+    first = run("certify", *ARGUMENTS, "a.tsv", *FEW, "--device", "cpu").stderr.splitlines()[0]
+    assert first.endswith("on cpu")
+
+
+def test_accuracy_without_noise_is_said_where_images_are_standardised(run, tmp_path):
+    wrong = ("--normalize", "0.5/0.2", "--model-arg", "sign=-1")
+    result = run("certify", "tests.tiny:images", "tests.tiny:signed", 0.5, "a.tsv", *FEW, *wrong)
+    assert result.exit_code == 0, result.output
+    assert " of the first 12 images are right without noise" in result.stderr.splitlines()[1]
+    wrong = (*wrong, "--expect-accuracy", 0.9)
+    result = run("certify", "tests.tiny:images", "tests.tiny:signed", 0.5, "b.tsv", *FEW, *wrong)
+    assert result.exit_code == 1
+    assert "fewer than --expect-accuracy 0.9. The likely cause is the stand" in result.stderr
+    assert "--normalize 0.5/0.2 was given" in result.stderr
+    assert not (tmp_path / "b.tsv.run").exists()
+
+
+def test_a_replay_takes_the_same_normalisation(run, tmp_path):
+    standardised = ("--normalize", "0.5/0.2")
+    assert run("certify", *ARGUMENTS, "a.tsv", *FEW, *standardised).exit_code == 0
+    again = ("--replay", 2, "--dataset", ARGUMENTS[0], "--model", ARGUMENTS[1])
+    assert run("verify", "a.tsv.run", *again, *standardised).exit_code == 0
+    assert "another model" in run("verify", "a.tsv.run", *again).output
+
+
+def test_arguments_for_what_is_no_function_name_the_option(run, tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"")
+    model = str(tmp_path / "a.safetensors")
+    result = run("certify", ARGUMENTS[0], model, 0.5, "a.tsv", "--model-arg", "depth=20")
+    assert "--model-arg are for a function" in result.output
+    result = run("certify", *ARGUMENTS, "a.tsv", "--model-arg", "20")
+    assert "it must be name=value, got '20'" in result.output
+
+
+def test_num_classes_is_for_data_that_does_not_say_it(run):
+    arguments = ("tests.tiny:pairs", "tests.tiny:Network", 0.5)
+    assert "--num-classes must be given" in run("certify", *arguments, "a.tsv", *FEW).output
+    result = run("certify", *arguments, "b.tsv", *FEW, "--num-classes", 3)
+    assert result.exit_code == 0, result.output

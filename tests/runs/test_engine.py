@@ -9,7 +9,7 @@ from torch import nn
 
 from tcertify import SmoothedClassifier, predict_counts
 from tcertify.errors import StoppedError, VoidCertificateError
-from tcertify.runs import predict_dataset
+from tcertify.runs import predict_dataset, verify_run
 from tests.runs.models import (
     Dead,
     Dice,
@@ -243,3 +243,26 @@ def test_a_classifier_is_checked_on_the_first_image_that_it_answers(path):
     data = images()
     with pytest.raises(VoidCertificateError, match="run again"):
         certify(path, Both([0], data), data, sigma=1e-6)
+
+
+@pytest.mark.parametrize("form", ["tensors", "arrays", "torch", "pairs"])
+def test_what_python_calls_a_data_set_gives_the_same_rows_and_can_be_replayed(tmp_path, form):
+    known = images()
+    given = {
+        "tensors": (known.images, known.labels),
+        "arrays": (known.images.numpy(), known.labels.numpy()),
+        "torch": torch.utils.data.TensorDataset(known.images, known.labels),
+        "pairs": [known[i] for i in range(len(known))],
+    }[form]
+    path = tmp_path / "a.run"
+    certify(path, data=given, num_classes=CLASSES)
+    certify(tmp_path / "known.run")
+    assert rows_of(path) == rows_of(tmp_path / "known.run")
+    report = verify_run(path, replay=2, model=Network(), dataset=given)
+    assert (report.findings, report.moved) == ((), 0)
+
+
+def test_a_loader_is_refused_with_the_reason(tmp_path):
+    loader = torch.utils.data.DataLoader([images()[0]])
+    with pytest.raises(TypeError, match=r"find an image by its number.*pass its `dataset`"):
+        certify(tmp_path / "a.run", data=loader, num_classes=CLASSES)

@@ -71,3 +71,27 @@ def test_what_is_no_run_file_is_an_error(tmp_path):
     (tmp_path / "a.run").write_bytes(b"idx\tlabel\n")
     with pytest.raises(RunFileError, match="is not a run file"):
         read_run(tmp_path / "a.run")
+
+
+def test_a_notebook_shows_the_settings_and_the_first_images(run):
+    shown = read_run(run)._repr_html_()
+    assert "joint, alpha = 0.001, sigma = 0.5, 12 images" in shown
+    assert shown.count("<tr>") == 11
+    assert "and 2 more images" in shown
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_frame_has_every_column(run, library, monkeypatch):
+    pytest.importorskip(library)
+    monkeypatch.setattr("tcertify.runs.table.find_spec", lambda name: name == library)
+    table = read_run(run)
+    frame = table.to_frame()
+    assert type(frame).__module__.startswith(library)
+    assert frame["radius"].to_numpy().tolist() == table.radius.tolist()
+    assert "image_id" in frame.columns
+
+
+def test_a_frame_without_a_library_says_what_to_install(run, monkeypatch):
+    monkeypatch.setattr("tcertify.runs.table.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="pip install pandas"):
+        read_run(run).to_frame()
