@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from tcertify.runs.settings import Settings
 from tcertify.runs.table import RunTable, read_run
 from tcertify.sampling import Sampler
 from tcertify.sampling.defects import CHANGED_STATE, check_codes, find_defects, remarks, settle
-from tcertify.sampling.memory import is_out_of_memory
+from tcertify.sampling.memory import is_out_of_memory, kept
 from tcertify.sampling.noise import MOST_OWED, choose_noise, owed
 from tcertify.statistics.planning import check_useful
 
@@ -249,29 +249,31 @@ def _run(
     settings = with_seed(settings, seed, classifier, dataset, plan, there)
     if on_start:
         on_start(settings)
-    sampler = Sampler(classifier, settings.noise_source(), batch_size=batch_size)
-    state = classifier.parts().state
-    warnings, probed = _check_classifier(sampler, dataset, plan, allow)
-    parameters = {**asdict(settings), **provenance(classifier, dataset, plan, allow, probed)}
-    facts = environment(sampler)
-    with RunWriter(out, parameters, facts, plan, resume=resume, overwrite=overwrite) as writer:
-        if resume:
-            check_probe(writer.path, writer.parameters, classifier, dataset)
-        for text in (*getattr(dataset, "notes", ()), *warnings, *_owed(settings, probed)):
-            writer.warn(text)
-        pending = [image_id for image_id in plan if image_id not in writer.done]
-        images = load_images(
-            dataset,
-            pending,
-            classifier.device,
-            settings.num_classes,
-            allow,
-            settings.levels,
-        )
-        rounds = Rounds(sampler, settings, writer, len(plan), on_progress, allow)
-        with closing(images):
-            rounds.certify(_noted(images, writer))
-        _check_afterwards(sampler, state, writer, allow)
+    on_cpu = classifier.device.type == "cpu"
+    with kept() if on_cpu else nullcontext(False) as memory_kept:
+        sampler = Sampler(classifier, settings.noise_source(), batch_size=batch_size)
+        state = classifier.parts().state
+        warnings, probed = _check_classifier(sampler, dataset, plan, allow)
+        parameters = {**asdict(settings), **provenance(classifier, dataset, plan, allow, probed)}
+        facts = environment(sampler, memory_kept)
+        with RunWriter(out, parameters, facts, plan, resume=resume, overwrite=overwrite) as writer:
+            if resume:
+                check_probe(writer.path, writer.parameters, classifier, dataset)
+            for text in (*getattr(dataset, "notes", ()), *warnings, *_owed(settings, probed)):
+                writer.warn(text)
+            pending = [image_id for image_id in plan if image_id not in writer.done]
+            images = load_images(
+                dataset,
+                pending,
+                classifier.device,
+                settings.num_classes,
+                allow,
+                settings.levels,
+            )
+            rounds = Rounds(sampler, settings, writer, len(plan), on_progress, allow)
+            with closing(images):
+                rounds.certify(_noted(images, writer))
+            _check_afterwards(sampler, state, writer, allow)
     return read_run(out)
 
 

@@ -74,7 +74,7 @@ def here(device: torch.device) -> dict[str, str]:
     }
 
 
-def environment(sampler: Sampler) -> dict[str, Any]:
+def environment(sampler: Sampler, memory_kept: bool) -> dict[str, Any]:
     """Return facts recorded with a run that do not affect its rows."""
     import torch
 
@@ -86,6 +86,7 @@ def environment(sampler: Sampler) -> dict[str, Any]:
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
         "batch_size": sampler.batch_size,
+        "memory_kept": memory_kept,
         "classifier": type(sampler.classifier.module).__qualname__,
         **{package: _installed(package) for package in packages},
     }

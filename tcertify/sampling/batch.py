@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tcertify.classifiers.classifier import Classifier
 from tcertify.classifiers.fingerprint import Fingerprint
 from tcertify.sampling.graphs import Graphs
-from tcertify.sampling.memory import keep_freed_memory
+from tcertify.sampling.memory import settle
 from tcertify.sampling.noise import Noise, without_ties
 from tcertify_kernels import count_votes
 
@@ -62,10 +62,10 @@ class Batch:
         self._rows = torch.arange(self._size, device=images.device)
         self._noisy = classifier.empty(self._size, images)
         self._invalid = torch.zeros(self._size, dtype=torch.bool, device=images.device)
+        if not images.is_cuda:
+            settle()
         self._graphs = Graphs(images.device)
         self._recorded_of: Fingerprint | None = None
-        if not images.is_cuda:
-            keep_freed_memory()
 
     def takes(self, images: torch.Tensor) -> bool:
         """Whether the buffers suit these images."""

@@ -35,19 +35,16 @@ def free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def keep_freed_memory() -> None:
-    """Have the C library keep what one forward pass frees for the next.
+def settle() -> None:
+    """Have the C library keep up to 64 MiB of what one forward pass frees for the next.
 
-    glibc gives freed memory back to the system above a limit of twice the largest block that it
-    has mapped and unmapped so far, and each pass would fault its activations in again. One such
-    block of 32 MiB, never touched, raises the limit to 64 MiB; elsewhere nothing happens. Where
-    there is no room for it, time is lost and nothing else.
+    glibc would come to these limits by itself once a block of 32 MiB has been freed; until then it
+    gives most of a small network's activations back, and each pass faults them in again. Elsewhere
+    than under glibc nothing happens.
     """
-    try:
-        torch.empty(2**25 - 2**16, dtype=torch.uint8)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
+    libc = _glibc()
+    if libc is not None:
+        _HOLDERS.settle(libc)
 
 
 @contextmanager
@@ -87,6 +84,11 @@ class _Holders:
             self._count += 1
             if self._count == 1:
                 _set(libc, _KEEPING)
+
+    def settle(self, libc: ctypes.CDLL) -> None:
+        with self._lock:
+            if self._count == 0:
+                _set(libc, _SETTLED)
 
     def leave(self, libc: ctypes.CDLL) -> None:
         with self._lock:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TypeVar
 
 import numpy as np
@@ -18,8 +19,11 @@ from tcertify._checks import check_whole, check_whole_array
 from tcertify.classifiers.classifier import Classifier
 from tcertify.errors import VotesLostError
 from tcertify.sampling.batch import Batch, suitable_rows
-from tcertify.sampling.memory import free_memory, is_out_of_memory
+from tcertify.sampling.memory import free_memory, is_out_of_memory, kept
 from tcertify.sampling.noise import Noise
+
+#: Elements of noise for which memory is kept: for fewer, giving it back takes longer than faults.
+_KEPT_ELEMENTS = 2**26
 
 Result = TypeVar("Result")
 
@@ -115,7 +119,10 @@ class Sampler:
             with self.classifier.running():
                 return self._fitting_batch(images).count(images, ids, first, last, stream)
 
-        counts = self.fitting(images, counted)
+        elements = int((last - first).sum()) * images[0].numel()
+        worth = self.classifier.device.type == "cpu" and elements >= _KEPT_ELEMENTS
+        with kept() if worth else nullcontext():
+            counts = self.fitting(images, counted)
         wrong = np.flatnonzero(counts.sum(1) != last - first)
         if wrong.size:
             at = wrong[0]

@@ -122,3 +122,12 @@ def test_a_missing_parameter_is_named(path):
 def test_what_a_data_set_notes_is_stored_with_the_run(path):
     data = replace(images(), notes=("Pixels were doubled.",))
     assert certify(path, data=data).warnings == ("Pixels were doubled.",)
+
+
+def test_a_run_says_whether_memory_was_kept(tmp_path, monkeypatch):
+    from contextlib import nullcontext
+
+    monkeypatch.setattr("tcertify.runs.engine.kept", lambda: nullcontext(True))
+    assert certify(tmp_path / "a.run").environment["memory_kept"] is True
+    monkeypatch.setattr("tcertify.runs.engine.kept", lambda: nullcontext(False))
+    assert certify(tmp_path / "b.run").environment["memory_kept"] is False

