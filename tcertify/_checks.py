@@ -30,7 +30,8 @@ def check_whole(name: str, value: Any, *, minimum: int = 1, maximum: int = MAX_S
 
 def check_real(name: str, value: Any) -> float:
     """Return `value` as a float; text, bool and arrays are errors."""
-    if type(value) in (float, int):  # nothing here that torch.compile cannot follow
+    # nothing here that torch.compile cannot follow
+    if type(value) is float or (type(value) is int and abs(value) <= MAX_SAMPLES):
         return float(value)
     if isinstance(value, (bool, np.bool_, str, bytes)) or np.ndim(value) != 0:
         raise ValueError(f"`{name}` must be a number, got {value!r}.")

@@ -71,7 +71,7 @@ MISTAKES = [
     (certify("--device", "meta"), "--device: meta cannot compute"),
     (certify("--device", "toaster"), "--device: toaster cannot compute"),
     # data
-    (certify(data="cifar11"), "DATASET must be one of digits, cifar10, imagenet"),
+    (certify(data="cifar11"), "DATASET must be one of digits, fashion-mnist, cifar10, imagenet"),
     (certify(data="cifar10"), "--data must name the folder that holds cifar10"),
     (certify("--data", "/nowhere", data="cifar10"), "--data: /nowhere is no folder"),
     (certify("--data", "a.tsv", data="cifar10"), "--data"),
