@@ -7,11 +7,11 @@ name the runner-up, which gets 0.6 (1 - p_A) here. Seeds are fixed.
 """
 
 import csv
-import sys
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks import parser_of
 from tcertify.certificates import certify_votes
 from tcertify.logs.audit import smallest_counts
 from tcertify.logs.tsv import read_log
@@ -169,8 +169,11 @@ def rows_of(images, name):
     )
 
 
-def main(folder):
+def main():
     """Compute, print and write the table."""
+    parser = parser_of(__doc__)
+    parser.add_argument("folder", help="of the logs")
+    folder = parser.parse_args().folder
     with TABLE.open("w", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(("log", "rule", "samples", "ACR / full", "cells lost per 500"))
@@ -182,4 +185,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

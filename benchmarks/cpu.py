@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks import parser_of
+
 RECORD = Path(__file__).parent / "results" / "cpu.json"
 FILES = ("test_noise.py", "test_counting.py", "test_end_to_end.py")
 PACKAGES = ("torch", "numba", "numpy")
@@ -20,6 +22,7 @@ PACKAGES = ("torch", "numba", "numpy")
 
 def main() -> None:
     """Run and record."""
+    parser_of(__doc__).parse_args()
     files = [str(Path(__file__).parent / name) for name in FILES]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "all.json"

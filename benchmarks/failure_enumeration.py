@@ -7,17 +7,16 @@ docs/figures/failure_enumeration.png.
 """
 
 import csv
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from scipy.special import ndtri
 from tqdm import tqdm
 
+from benchmarks import ROOT, parser_of
 from tcertify.bounds import clopper_pearson_lower, clopper_pearson_upper, joint_lower
 from tests.reference import outcomes, worst_failure
 
-ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "benchmarks/results/failure_enumeration.tsv"
 PICTURE = ROOT / "docs/figures/failure_enumeration.png"
 SAMPLES = range(1, 61)
@@ -70,6 +69,7 @@ METHODS = {
 
 def main():
     """Enumerate, write the table, draw the picture."""
+    parser_of(__doc__).parse_args()
     rows = []
     for alpha in ALPHAS:
         for n in tqdm(SAMPLES, desc=f"alpha = {alpha}"):

@@ -15,7 +15,6 @@ The file is written after every part, so that nothing measured is lost.
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import json
 import os
@@ -33,7 +32,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import ROOT, gpu_engine, gpu_kernels
+from benchmarks import ROOT, gpu_engine, gpu_kernels, parser_of
 from benchmarks.gpu_kernels import Bench, Report
 
 SECONDS = 530  # no part is begun after this, no tool outlasts it
@@ -255,10 +254,7 @@ def is_right(report: Report) -> bool:
 
 def main() -> None:
     """Run the suite and write ``DIR/gpu.json``."""
-    head, _, rest = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(
-        description=head, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--out", type=Path, help="folder of the report")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument(

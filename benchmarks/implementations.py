@@ -254,10 +254,10 @@ def certify_field(case: CertificationCase) -> tuple[int, int]:
 
 @torch.no_grad()
 def field_votes(
-    network: torch.nn.Module, x: Tensor, sigma: float, n: int, batch_size: int
+    network: torch.nn.Module, x: Tensor, sigma: float, n: int, batch_size: int, classes: int = 10
 ) -> NDArray[np.int64]:
     """The field's loop: a batch of copies, noise, forward pass, argmax, labels to Python."""
-    counts = np.zeros(10, dtype=np.int64)
+    counts = np.zeros(classes, dtype=np.int64)
     while n > 0:
         size = min(batch_size, n)
         n -= size

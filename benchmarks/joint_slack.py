@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import ndtri
 
+from benchmarks import parser_of
 from benchmarks.failure_enumeration import certify, t_certify
 from benchmarks.test_joint import limit_of_slack
 from tcertify.bounds import joint_lower
@@ -39,6 +40,7 @@ ROWS = (
 
 def main():
     """Compute, print and write the table."""
+    parser_of(__doc__).parse_args()
     joint_lower(5, 1, 10, ALPHA)  # compiles
     rows = []
     for n, p_a, p_b in ROWS:

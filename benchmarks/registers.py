@@ -10,6 +10,7 @@ import json
 import re
 from pathlib import Path
 
+from benchmarks import parser_of
 from tcertify_kernels._cuda import source
 
 STEMS = ("noise", "integer_noise", "counting")
@@ -59,6 +60,7 @@ def resources(architecture: int) -> dict[str, dict[str, int]]:
 
 def main() -> None:
     """Write the record."""
+    parser_of(__doc__).parse_args()
     record = {
         "command": "python -m benchmarks.registers",
         "nvrtc": nvrtc_version(),

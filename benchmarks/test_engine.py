@@ -36,18 +36,20 @@ def network():
 @pytest.mark.parametrize("execution", EXECUTIONS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_votes_at_equal_n(benchmark, name, execution):
-    """Goals: 1.5 for the digits network, 3 for the perceptron."""
+    """Goals in float32: 3 for EfficientNet-Lite0, 2 for ResNet-20, 1.5 for the deeper ones and the
+    digits network, 3 for the perceptron, and within 5 % of the limit.
+    """
     if not benchmark.enabled and (name, execution) != ("perceptron", "float32"):
         pytest.skip("one of them shows that it runs")
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.equal_n", name, execution],
+        [sys.executable, "-m", "benchmarks.equal_n", name, "--execution", execution],
         capture_output=True,
         text=True,
         env=ENVIRONMENT,
     )
     assert done.returncode == 0, done.stderr
     benchmark.extra_info.update(json.loads(done.stdout.splitlines()[-1]))
-    assert benchmark.extra_info["ratio"] > 0
+    assert benchmark.extra_info["loop_over_engine"]["cpu"] > 0
     benchmark.pedantic(lambda: None)
 
 

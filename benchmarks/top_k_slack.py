@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import parser_of
 from tcertify.bounds import (
     clopper_pearson_lower,
     clopper_pearson_lower_complement,
@@ -49,6 +50,7 @@ def limit(p, k):
 
 def main():
     """Compute, print and write the table."""
+    parser_of(__doc__).parse_args()
     rows = []
     for classes, k, p_a, others in CASES:
         rest = classes - 1 - len(others)

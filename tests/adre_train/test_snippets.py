@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from tcertify.classifiers import Standardise
 from tcertify.data import TensorDataset, digits
 
-PAGES = ["docs/training.md"]
+PAGES = ["docs/training.md", "README.md"]
 ROOT = Path(__file__).parents[2]
 MEAN, STD = 0.3, 0.4
 
