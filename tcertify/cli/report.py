@@ -138,6 +138,7 @@ def report(run: Path, path: Path, images: DataOptions, overwrite: bool) -> None:
     if path.is_file() and not overwrite:
         raise click.ClickException(f"{path} exists; give --overwrite to replace it.")
     write_page(run, path, images.load() if images.dataset is not None else None)
+    tell(f"wrote {path}")
 
 
 @click.command(cls=Command, examples=["tcertify compare out.tsv.run other.tsv --radii 0,0.5"])

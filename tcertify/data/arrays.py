@@ -152,7 +152,7 @@ def describe_range(images: torch.Tensor) -> str | None:
     if low >= 0 and high <= 1:
         return None
     held = f"the pixels reach from {low:.4g} to {high:.4g}"
-    if low >= 0 and high <= 255:
+    if low >= 0 and 2 < high <= 255:
         return f"{held}, like bytes: divide them by 255."
     if low >= -1 and high <= 1:
         return f"{held}: map them by (x + 1) / 2, and undo it in the model's first layer."

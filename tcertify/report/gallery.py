@@ -113,7 +113,7 @@ def gallery(
 
     source = ColumnDataSource(_columns(table, names, dataset), name="images")
     filter = IndexFilter(indices=[*range(len(table))])
-    styles = [style, _PANEL_STYLE]
+    styles: list[Any] = [style, _PANEL_STYLE]
     shown = Div(text=f"{len(table)} of {len(table)} images", name="shown", stylesheets=styles)
     text = TextInput(
         title="Image or class", width=160, name="text", stylesheets=[style, _INPUT_STYLE]

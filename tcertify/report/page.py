@@ -159,7 +159,7 @@ def _guarantee(table: RunTable) -> str:
 
 
 def _figure(title: str, **options: Any) -> Any:
-    from bokeh.models import Title
+    from bokeh.models.annotations import Title
     from bokeh.plotting import figure
 
     plot = figure(

@@ -82,12 +82,11 @@ def test_compare_takes_the_images_and_the_radii_that_both_have(run):
     assert [line.split()[0] for line in result.stdout.splitlines()[2:4]] == ["0", "0.25"]
 
 
-def test_report_writes_a_page_with_pictures_and_keeps_one_that_exists(tmp_path):
-    certify(tmp_path / "a.run")
+def test_report_writes_a_page_with_pictures_and_keeps_one_that_exists(run, folder, tmp_path):
     page = tmp_path / "page.html"
-    command = ["report", str(tmp_path / "a.run"), "-o", str(page), "--dataset", "tests.tiny:images"]
-    result = CliRunner().invoke(main, command)
+    command = ["report", "few.run", "-o", str(page), "--dataset", "tests.tiny:images"]
+    result = run(*command)
     assert result.exit_code == 0, result.output
     assert "data:image/webp" in page.read_text()
     assert "exists; give --overwrite" in CliRunner().invoke(main, command).output
-    assert CliRunner().invoke(main, [*command, "--overwrite"]).exit_code == 0
+    assert run(*command, "--overwrite").exit_code == 0

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from tcertify.cli.main import main
@@ -34,7 +35,7 @@ def test_certify_writes_the_log_and_the_run_and_prints_the_table(run, tmp_path):
     assert result.exit_code == 0, result.output
     first, second = result.stderr.splitlines()[:2]
     seed = read_run(tmp_path / "a.tsv.run").settings.seed
-    assert first == f"gaussian noise, sigma = 0.5, seed = {seed} (random), on cpu"
+    assert first.startswith(f"gaussian noise, sigma = 0.5, seed = {seed} (random), on ")
     assert second.startswith("No radius above ")
     assert second.endswith("with --N 500.")
     heading = "certify, alpha = 0.001, sigma = 0.5, gaussian noise: 12 images\nradius 0 "
@@ -173,7 +174,7 @@ def test_pixels_of_whole_grey_levels_get_integer_noise_and_a_seed_that_is_told(r
     table = read_run(tmp_path / "a.tsv.run")
     noise = "integer noise on 255 grey levels"
     assert result.stderr.startswith(
-        f"{noise}, sigma = 0.5, seed = {table.settings.seed} (derived), on cpu\n"
+        f"{noise}, sigma = 0.5, seed = {table.settings.seed} (derived), on "
     )
     assert f", {noise}: 12 images" in result.stdout.splitlines()[0]
     assert (table.squared_levels >= 0).tolist() == (table.predicted >= 0).tolist()
@@ -181,7 +182,7 @@ def test_pixels_of_whole_grey_levels_get_integer_noise_and_a_seed_that_is_told(r
     assert json.loads(again.stdout)["seed"] == table.settings.seed
     assert json.loads(again.stdout)["noise"] == "integer"
     gaussian = run(*arguments, "c.tsv", *FEW, "--noise", "gaussian", "--seed", 5)
-    assert gaussian.stderr.startswith("gaussian noise, sigma = 0.5, seed = 5, on cpu\n")
+    assert gaussian.stderr.startswith("gaussian noise, sigma = 0.5, seed = 5, on ")
 
 
 @pytest.mark.parametrize(
@@ -243,9 +244,11 @@ def test_start_stop_skip_and_max_choose_images(run, tmp_path):
     assert "leave none of 12 images" in result.output
 
 
-def test_the_first_line_says_where_the_classifier_runs(run):
-    first = run("certify", *ARGUMENTS, "a.tsv", *FEW, "--device", "cpu").stderr.splitlines()[0]
-    assert first.endswith("on cpu")
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_the_first_line_says_where_the_classifier_runs(run, device):
+    first = run("certify", *ARGUMENTS, "a.tsv", *FEW, "--device", device).stderr.splitlines()[0]
+    there = "cuda:0" if device == "auto" and torch.cuda.is_available() else "cpu"
+    assert first.endswith(f", on {there}")
 
 
 def test_accuracy_without_noise_is_said_where_images_are_standardised(run, tmp_path):

@@ -45,7 +45,7 @@ def test_float64_is_rounded_and_the_run_says_so_once(path):
 
 @pytest.mark.parametrize(
     ("pixel", "advice"),
-    [(1.01, "divide them by 255"), (-0.01, r"map them by \(x \+ 1\) / 2"), (300, "Standardise")],
+    [(200, "divide them by 255"), (-0.01, r"map them by \(x \+ 1\) / 2"), (1.01, "Standardise")],
 )
 def test_an_image_outside_the_range_is_an_error_that_names_it_unless_it_is_allowed(
     path, pixel, advice
