@@ -135,6 +135,7 @@ def plot_alpha_curve(
         axes.invert_xaxis()  # the strictest to the right
         axes.set(xlabel=r"$\alpha$", title=title, ylabel="certified accuracy; ACR")
         axes.set_ylim(0, max(1.0, 1.05 * float(acr.max())))
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # curves may be anywhere
 
 
 @contextmanager
@@ -158,7 +159,8 @@ def _picture(path: str | os.PathLike[str], column: str) -> Iterator[Axes]:
         yield axes
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend()
+        if axes.get_legend() is None:
+            axes.legend()
         _save(figure, Path(path), suffix)
 
 

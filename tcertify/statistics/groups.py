@@ -60,7 +60,7 @@ class Groups:
             if not len(classes):
                 raise ValueError(f"`groups` must name at least one class in {name}, got none.")
             for value in classes:
-                one = check_whole("groups", value, minimum=0, maximum=num_classes - 1)
+                one = _checked_class(value, num_classes, name)
                 if index[one] >= 0:
                     raise ValueError(
                         f"`groups` must not overlap, got class {one} in"
@@ -92,6 +92,15 @@ class Groups:
     def labels(self, labels: ArrayLike) -> NDArray[np.int64]:
         """The new label of each label."""
         return self.index[check_whole_array("labels", labels, maximum=len(self.index) - 1)]
+
+
+def _checked_class(value: int, num_classes: int, name: str) -> int:
+    try:
+        return check_whole("groups", value, minimum=0, maximum=num_classes - 1)
+    except ValueError:
+        raise ValueError(
+            f"`groups` must name classes from 0 to {num_classes - 1}, got {value!r} in {name}."
+        ) from None
 
 
 def parse_groups(texts: Iterable[str]) -> dict[str, list[int]]:
