@@ -18,11 +18,11 @@ FEW = ("--N0", 20, "--N", 500, "--method", "certify")
 
 @pytest.fixture
 def run(tmp_path):
-    """Run a command; a name that ends in .tsv, .run, .csv or .parquet is a file in tmp_path."""
+    """Run a command; a name that ends in .tsv, .run, .csv, .parquet or .png is a file in tmp_path."""
 
     def command(*arguments):
         texts = [str(argument) for argument in arguments]
-        ends = (".tsv", ".run", ".csv", ".parquet")
+        ends = (".tsv", ".run", ".csv", ".parquet", ".png")
         paths = [str(tmp_path / t) if t.endswith(ends) else t for t in texts]
         return CliRunner().invoke(main, paths)
 
