@@ -18,7 +18,7 @@ FEW = ("--N0", 20, "--N", 500, "--method", "certify")
 
 @pytest.fixture
 def run(tmp_path):
-    """Run a command; a name that ends in .tsv, .run, .csv, .parquet or .png is a file in tmp_path."""
+    """Run a command; a name like a.tsv, a.run, a.csv, a.parquet or a.png is a file in tmp_path."""
 
     def command(*arguments):
         texts = [str(argument) for argument in arguments]
