@@ -11,12 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import parser_of
-from tcertify.bounds import (
-    clopper_pearson_lower,
-    clopper_pearson_lower_complement,
-    clopper_pearson_upper,
-)
-from tcertify.statistics.top_k import certify_top_k, top_k_radius_lower
+from tcertify.statistics import certify_top_k, jia_top_k_radius
+from tcertify.statistics.top_k import top_k_radius_lower
 from tcertify.votes import Votes
 
 TABLE = Path(__file__).parent / "results/top_k_slack.tsv"
@@ -29,17 +25,6 @@ CASES = (
     (1000, 5, 0.6, (0.1, 0.05, 0.02, 0.01, 0.01)),
     (1000, 5, 0.1, (0.3, 0.2, 0.1, 0.05, 0.02, 0.02)),
 )
-
-
-def jia(votes, k, sigma, alpha):
-    """Jia et al., arXiv:1912.09899: every class's bound at alpha / C (SimuEM), and their sums."""
-    level = alpha / votes.counts.shape[-1]
-    p_a = clopper_pearson_lower(votes.k_a, votes.n, level)
-    q_a = clopper_pearson_lower_complement(votes.k_a, votes.n, level)
-    upper = clopper_pearson_upper(votes.others, votes.n[..., None], level)
-    masses = np.sort(upper, axis=-1)[..., -k:].cumsum(axis=-1)
-    masses = np.minimum(masses, q_a[..., None])
-    return top_k_radius_lower(p_a, q_a, masses, np.arange(1, k + 1), sigma)
 
 
 def limit(p, k):
@@ -60,7 +45,7 @@ def main():
             counts = np.round(p * n).astype(np.int64)
             votes = Votes.of([counts], [0], [max(n - int(counts.sum()), 0)])
             ours = exact - float(certify_top_k(votes, k, sigma=1.0, alpha=ALPHA).radius[0])
-            theirs = exact - float(jia(votes, k, 1.0, ALPHA)[0])
+            theirs = exact - float(jia_top_k_radius(votes, k, sigma=1.0, alpha=ALPHA)[0])
             rows.append((classes, k, p_a, n, exact, theirs, ours, ours / theirs))
     with TABLE.open("w", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")

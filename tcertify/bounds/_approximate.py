@@ -29,6 +29,17 @@ def approximate_lower(
     return least
 
 
+def deviation(
+    k_a: NDArray[np.int64], k_b: NDArray[np.int64], n: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """sqrt(n) times the standard deviation of the estimate of Phi^-1(p_A) - Phi^-1(p_B)."""
+    p_a, p_b = (k_a + 0.5) / (n + 1), (k_b + 0.5) / (n + 1)
+    slope_a, slope_b = (np.sqrt(2 * np.pi) * np.exp(ndtri(p) ** 2 / 2) for p in (p_a, p_b))
+    variance = slope_a**2 * p_a * (1 - p_a) + slope_b**2 * p_b * (1 - p_b)
+    spread: NDArray[np.float64] = np.sqrt(variance + 2 * slope_a * slope_b * p_a * p_b)
+    return spread
+
+
 def _upper(
     k: NDArray[Any], n: NDArray[Any], confidence: NDArray[np.float64]
 ) -> NDArray[np.float64]:

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from tcertify.runs import RunTable
     from tcertify.runs.settings import Settings
 
+#: Curves that a picture over alpha holds at most, one for each radius.
+_MOST_CURVES = 6
+
 #: Exit status of a run in which images failed or votes were lost.
 FAILED = 3
 
@@ -301,35 +304,87 @@ def verify(
 
 
 @click.command(
-    cls=Command, examples=["tcertify recertify out.tsv.run --method certify --alpha 0.01"]
+    cls=Command,
+    examples=[
+        "tcertify recertify out.tsv.run --method certify --alpha 0.01",
+        "tcertify recertify out.tsv.run --reported 0.5",
+        'tcertify recertify out.tsv.run --groups "1 or 8=1,8" --groups "3 or 9=3,9"',
+        "tcertify recertify out.tsv.run --top-k 3 --out top-3.tsv",
+    ],
 )
 @click.argument("run", type=PATH)
 @click.option("--method", type=click.Choice(METHODS), help="How votes become a radius.")
 @click.option("--alpha", type=float, help="Probability that a certificate may be wrong.")
+@click.option(
+    "--reported",
+    type=float,
+    metavar="RADIUS",
+    help="Certify only the images that reach RADIUS, so that a share alpha of these is wrong.",
+)
+@click.option(
+    "--groups",
+    multiple=True,
+    metavar="NAME=CLASSES",
+    help="Take these classes, such as cat or dog=3,5, for one; may be repeated.",
+)
+@click.option("--top-k", type=int, help="Certify that the label is among the K first classes.")
 @click.option("--out", type=PATH, help="Also write the log of the new certificates.")
-@click.option("--overwrite", is_flag=True, help="Replace the log.")
+@click.option(
+    "--alpha-curve", "curve", type=PATH, help="Also draw ACR and accuracy over alpha, as a picture."
+)
+@click.option("--overwrite", is_flag=True, help="Replace the log and the picture.")
 @json_option
 def recertify(
     run: Path,
     method: str | None,
     alpha: float | None,
+    reported: float | None,
+    groups: tuple[str, ...],
+    top_k: int | None,
     out: Path | None,
+    curve: Path | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Print the table of a run at another method or alpha.
+    """Print the table of a run for another question.
 
-    No new sample is drawn. Choose both before you look at the votes: the best of several is not a
-    certificate at alpha.
+    No new sample is drawn. Choose all options before you look at the votes: the best of several is
+    not a certificate at alpha.
     """
     from tcertify.runs import export_run, recertify_run
+    from tcertify.statistics import parse_groups
 
-    _refuse_existing(out, overwrite)
-    table = recertify_run(run, method=method, alpha=alpha)
+    if curve is not None and (reported is not None or top_k is not None):
+        raise click.UsageError("--alpha-curve cannot be drawn for --reported or --top-k.")
+    for path in (out, curve):
+        _refuse_existing(path, overwrite)
+    grouped = parse_groups(groups) if groups else None
+    table = recertify_run(
+        run, method=method, alpha=alpha, reported=reported, groups=grouped, top_k=top_k
+    )
+    if curve is not None:
+        _draw_alpha_curve(run, curve, table, grouped)
+        tell(f"wrote {curve}")
     if out is not None:
         export_run(table, out, "tsv")
         tell(f"wrote {out}")
     _emit_table(table, as_json=as_json)
+
+
+def _draw_alpha_curve(
+    run: Path, path: Path, table: RunTable, groups: dict[str, list[int]] | None
+) -> None:
+    """Draw a few of the radii that the table shows."""
+    from tcertify.report import Result, certified_table, plot_alpha_curve
+    from tcertify.runs import read_votes
+    from tcertify.statistics import alpha_curve
+
+    votes, label = read_votes(run, groups)
+    settings, radii = table.settings, certified_table([Result.of_run(table)]).radii
+    few = radii[:: -(-len(radii) // _MOST_CURVES)]
+    plot_alpha_curve(
+        alpha_curve(votes, label, sigma=settings.sigma, radii=few, method=settings.method), path
+    )
 
 
 @click.command(cls=Command, examples=["tcertify export out.tsv.run --format csv --out out.csv"])

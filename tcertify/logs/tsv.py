@@ -176,7 +176,7 @@ def write_log(
         What made the radii. Anything but ``"certify"`` is written into a seventh column,
         ``method``, which scripts that go by column names do not mind: such radii do not lie on
         CERTIFY's lattice, and those of a run that stopped early (``"certify-early"``) are not
-        the radii of the full run. Lower-case letters and hyphens.
+        the radii of the full run. Lower-case letters, digits and hyphens.
 
     Raises
     ------
@@ -187,8 +187,10 @@ def write_log(
     """
     rows = _checked_columns(idx, label, predict, radius, seconds)
     check_whole("decimals", decimals, maximum=30)
-    if not re.fullmatch("[a-z][a-z-]{0,30}", method):
-        raise ValueError(f"`method` must be lower-case letters and hyphens, got {method!r}.")
+    if not re.fullmatch("[a-z][a-z0-9-]{0,30}", method):
+        raise ValueError(
+            f"`method` must be lower-case letters, digits and hyphens, got {method!r}."
+        )
     names, last = (COLUMNS, ()) if method == "certify" else ((*COLUMNS, "method"), (method,))
     with complete_text(path) as file:
         print(*names, sep="\t", file=file)

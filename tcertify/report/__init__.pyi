@@ -1,6 +1,7 @@
 from .page import write_page as write_page
 from .pairs import Comparison as Comparison
 from .pairs import compare_results as compare_results
+from .plots import plot_alpha_curve as plot_alpha_curve
 from .plots import plot_certified_accuracy as plot_certified_accuracy
 from .results import Result as Result
 from .results import read_result as read_result

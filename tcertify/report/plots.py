@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from tcertify.statistics.curves import certified_accuracy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from tcertify.statistics.alphas import AlphaCurve
 
 #: Okabe and Ito's colours, which the colour-blind tell apart, ordered so that neighbours differ in
 #: grey as well; dashes tell apart what is printed without colour.
@@ -83,23 +86,9 @@ def plot_certified_accuracy(
     OSError
         The file cannot be written.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ValueError(f"`path` must end in {', '.join(SUFFIXES)}, got {os.fspath(path)!r}.")
-    if column not in SIZES:
-        raise ValueError(f"`column` must be one of {', '.join(SIZES)}, got {column!r}.")
     if len(results) < 1 + gain:
         raise ValueError(f"`results` must hold at least {1 + gain}, got {len(results)}.")
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            'Pictures need matplotlib: pip install "tcertify[plots]".'
-        ) from None
-    with rc_context(_STYLE):
-        figure = Figure(figsize=SIZES[column], layout="constrained")
-        axes = figure.subplots()
+    with _picture(path, column) as axes:
         for place, result in enumerate(results):
             if not gain:
                 _draw_curve(axes, result, _style(place), alpha)
@@ -112,9 +101,66 @@ def plot_certified_accuracy(
             axes.axhline(0, color="black", linewidth=0.6)
         else:
             axes.set_ylim(0, 1)
+
+
+def plot_alpha_curve(
+    curve: AlphaCurve, path: str | os.PathLike[str], *, title: str = "", column: str = "two"
+) -> None:
+    """Draw certified accuracy at each radius, and the average certified radius, over alpha.
+
+    A curve that is flat says that the table does not rest on a lenient alpha. The file appears
+    under its name only when it is complete, and the same curve gives the same file.
+
+    Parameters
+    ----------
+    curve : AlphaCurve
+        See `alpha_curve`.
+    path, title, column
+        As for `plot_certified_accuracy`.
+
+    Raises
+    ------
+    ValueError, ModuleNotFoundError, OSError
+        As `plot_certified_accuracy`.
+    """
+    with _picture(path, column) as axes:
+        shown = [
+            *zip([f"at radius {r:g}" for r in curve.radii], curve.certified_accuracy.T, strict=True)
+        ]
+        for place, (name, accuracy) in enumerate(shown, start=1):
+            axes.plot(curve.alpha, accuracy, label=name, markersize=3, **_style(place))
+        acr = curve.average_certified_radius
+        axes.plot(curve.alpha, acr, label="ACR", markersize=3, **_style(0))
+        axes.set_xscale("log")
+        axes.invert_xaxis()  # the strictest to the right
+        axes.set(xlabel=r"$\alpha$", title=title, ylabel="certified accuracy; ACR")
+        axes.set_ylim(0, max(1.0, 1.05 * float(acr.max())))
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # curves may be anywhere
+
+
+@contextmanager
+def _picture(path: str | os.PathLike[str], column: str) -> Iterator[Axes]:
+    """Yield axes in the house's style, and write them to the path at the end."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"`path` must end in {', '.join(SUFFIXES)}, got {os.fspath(path)!r}.")
+    if column not in SIZES:
+        raise ValueError(f"`column` must be one of {', '.join(SIZES)}, got {column!r}.")
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            'Pictures need matplotlib: pip install "tcertify[plots]".'
+        ) from None
+    with rc_context(_STYLE):
+        figure = Figure(figsize=SIZES[column], layout="constrained")
+        axes = figure.subplots()
+        yield axes
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend()
+        if axes.get_legend() is None:
+            axes.legend()
         _save(figure, Path(path), suffix)
 
 

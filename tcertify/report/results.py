@@ -43,6 +43,12 @@ class Result:
         How it was made; a log does not say it.
     failed, missing : int
         Images that could not be certified, and images that the run has yet to certify.
+    claim : str
+        What the certificates say, where `recertify_run` was asked for more than a method and alpha.
+    top_k : int, optional
+        Certified is that the label is among so many most probable classes.
+    reported : bool
+        Whether only the images that came out well are certified.
     """
 
     name: str
@@ -58,6 +64,9 @@ class Result:
     sigma: float | None = None
     failed: int = 0
     missing: int = 0
+    claim: str = ""
+    top_k: int | None = None
+    reported: bool = False
 
     def __len__(self) -> int:
         return len(self.image_id)
@@ -86,11 +95,14 @@ class Result:
             n=table.n,
             stopped_early=table.stopped_early,
             radii=(0.0,) if made.predicts else made.radii,
-            method=made.method,
+            method=table.method,
             alpha=made.alpha,
             sigma=made.sigma,
             failed=int(table.failed.sum()),
             missing=table.missing,
+            claim=table.claim,
+            top_k=table.top_k,
+            reported=table.kept is not None,
         )
 
     @classmethod

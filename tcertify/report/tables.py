@@ -20,6 +20,7 @@ from tcertify.statistics.curves import (
     average_certified_radius,
     certified_accuracy,
 )
+from tcertify.statistics.populations import population_sentence, robust_share_lower
 
 #: More rows than anybody reads.
 _MOST_RADII = 1000
@@ -89,7 +90,27 @@ class Table:
 
     def notes(self) -> list[str]:
         """Return what a reader must know of the results besides, one sentence each."""
-        return [note for column in self.columns for note in _notes(column.result)]
+        return [
+            note
+            for column in self.columns
+            for note in (*_notes(column.result), *self._of_population(column))
+        ]
+
+    def _of_population(self, column: Summary) -> list[str]:
+        """Return what the certificates say of the population, at two radii at most.
+
+        These are the first of the table and the one nearest to sigma, which no vote has a part in.
+        """
+        result = column.result
+        if result.alpha is None or result.sigma is None or result.predicts or result.reported:
+            return []
+        sigma, name = result.sigma, f"{result.name}: " if len(self.columns) > 1 else ""
+        nearest = min(self.radii, key=lambda radius: abs(radius - sigma))
+        return [
+            name + sentence
+            for radius in dict.fromkeys((self.radii[0], nearest))
+            if (sentence := _of_population(column, self.radii.index(radius), radius))
+        ]
 
 
 def certified_table(results: Sequence[Result], radii: Iterable[float] | None = None) -> Table:
@@ -201,6 +222,7 @@ def _record(column: Summary, radii: tuple[float, ...]) -> dict[str, Any]:
         "failed": result.failed,
         "missing": result.missing,
         "stopped_early": result.stopped_early,
+        "claim": result.claim,
         "certified_accuracy": [
             {"radius": radius, **(_numbers(estimate) or {"value": None})}
             for radius, estimate in zip(radii, column.accuracy, strict=True)
@@ -251,6 +273,17 @@ def _rows(table: Table) -> list[tuple[str, list[Estimate | None], bool]]:
     rows.append(("ACR", [column.acr for column in table.columns], True))
     rows.append(("abstained", [column.abstained for column in table.columns], False))
     return [row for row in rows if any(estimate is not None for estimate in row[1])]
+
+
+def _of_population(column: Summary, place: int, radius: float) -> str | None:
+    """Return the sentence at one radius of the table, where it says anything."""
+    accuracy, result = column.accuracy[place], column.result
+    if accuracy is None or result.alpha is None:
+        return None
+    hits, images, alpha = round(accuracy.value * len(result)), len(result), result.alpha
+    if not robust_share_lower(hits, images, alpha=alpha) > 0:
+        return None
+    return population_sentence(radius, hits, images, alpha=alpha, top_k=result.top_k or 1)
 
 
 def _samples(table: Table) -> list[str] | None:
@@ -393,7 +426,7 @@ _LAYOUTS: dict[str, Callable[[Table], str]] = {
 
 
 def _notes(result: Result) -> list[str]:
-    notes = []
+    notes = [result.claim] if result.claim else []
     if result.stopped_early:
         notes.append(
             f"{result.name} stopped early: only its accuracies at the radii that it decided are"

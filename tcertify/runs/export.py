@@ -22,8 +22,8 @@ def export_run(table: RunTable, out: str | os.PathLike[str], format: str = "tsv"
 
     ``"tsv"`` is the log that the field's analysis scripts read, with ten decimals of the radius,
     rounded down; an image that failed stands there as an abstention. ``"csv"`` and ``"parquet"``
-    hold every column of `RunTable` exactly, Parquet with the parameters as metadata. The file
-    appears under its name only when it is complete.
+    hold every column of `RunTable` exactly, and what the radius implies in l1 and linf; Parquet
+    has the parameters as metadata. The file appears under its name only when it is complete.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def export_run(table: RunTable, out: str | os.PathLike[str], format: str = "tsv"
             predict=table.predicted,
             radius=table.radius,
             seconds=table.seconds,
-            method=table.parameters["method"] + ("-early" if table.parameters["radii"] else ""),
+            method=table.method + ("-early" if table.parameters["radii"] else ""),
         )
     elif format == "csv":
         _write_csv(table, out)
@@ -77,4 +77,6 @@ def _write_parquet(table: RunTable, out: str | os.PathLike[str]) -> None:
 
 
 def _columns(table: RunTable) -> dict[str, NDArray[Any]]:
-    return {name: value for name, value in vars(table).items() if isinstance(value, np.ndarray)}
+    implied = {name: getattr(table, name) for name in ("l1_radius", "linf_radius")}
+    columns = {**vars(table), **implied}
+    return {name: value for name, value in columns.items() if isinstance(value, np.ndarray)}

@@ -1,13 +1,16 @@
-"""Recertification: the table of a run under another method or alpha, from the votes it keeps."""
+"""Recertification: what else the votes that a run keeps may say, without a new sample."""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tcertify._checks import check_alpha, check_choice
 from tcertify.certificates import METHODS
@@ -16,35 +19,74 @@ from tcertify.runs.file import RunFile
 from tcertify.runs.row import Row
 from tcertify.runs.settings import CERTIFICATE, NOTHING, Settings
 from tcertify.runs.table import RunTable, table_of
+from tcertify.statistics.groups import Groups
+from tcertify.statistics.reported import check_target, keeps, reported_level
+from tcertify.statistics.top_k import certify_top_k, check_k
+from tcertify.votes import Votes
+
+#: Rows that are certified together.
+_ROWS = 256
 
 
 def recertify_run(
-    path: str | os.PathLike[str], *, method: str | None = None, alpha: float | None = None
+    path: str | os.PathLike[str],
+    *,
+    method: str | None = None,
+    alpha: float | None = None,
+    reported: float | None = None,
+    groups: Mapping[str, Sequence[int]] | None = None,
+    top_k: int | None = None,
 ) -> RunTable:
-    """Return the table of a run under another method or alpha, from the votes that it keeps.
+    """Return the table of a run for another question, from the votes that it keeps.
 
-    Each certificate is wrong with probability at most `alpha` if method and alpha were chosen
-    without a look at the votes. No new sample is drawn. A run that stopped early keeps its looks;
-    their levels are scaled to `alpha`, and the best look counts. Its images were stopped where the
+    Each certificate is wrong with probability at most `alpha` if all arguments were chosen without
+    a look at the votes. No new sample is drawn. A run that stopped early keeps its looks; their
+    levels are scaled to `alpha`, and the best look counts. Its images were stopped where the
     run's own method and alpha had decided them, so another choice certifies at most that far.
+
+    Parameters
+    ----------
+    path : path
+        A run of certificates.
+    method, alpha : optional
+        As for `certify_counts`; those of the run without them.
+    reported : float, optional
+        Keep the R of M images whose own certificate reaches this radius, and certify these at
+        ``alpha R / M``: of the certificates that are kept, a share of at most `alpha` is wrong in
+        expectation. The others abstain. See `certify_reported`.
+    groups : mapping from names to classes, optional
+        Certify the group instead of the class; see `Groups`. Labels and predictions of the table
+        are then numbers of groups.
+    top_k : int, optional
+        Certify that the label stays among so many most probable classes; see `certify_top_k`.
+
+    Returns
+    -------
+    RunTable
+        Its ``claim`` says in words what it holds.
 
     Raises
     ------
     RunFileError, ValueError
-        The file is no run of certificates, a row's votes cannot be read, or arguments are out of
-        range.
+        The file is no run of certificates, a row's votes cannot be read, arguments are out of
+        range, `top_k` together with a `method`, or `groups` or `top_k` for a run that stopped
+        early: an image's samples ended where its own class was decided, not its group.
     """
+    radius = None if reported is None else check_target(reported, "reported")
     with RunFile(path) as run:
-        if run.settings.predicts:
-            raise RunFileError(f"`{path}` holds predictions, which have no radius.")
-        after = _changed(run.settings, method, alpha)
+        question = _Question.of(run, method, alpha, groups, top_k)
         table = table_of(run)
-        found = [_best(row, table.settings, after) for row in run.rows()]
-        if len(found) < len(table):
-            raise RunFileError(f"`{path}` is damaged: {run.damage[-1]}")
-    best = np.array(found, CERTIFICATE)
+        best = _answered(run, question, np.ones(len(table), dtype=bool))
+        kept, claim = None, question.claim()
+        if radius is not None:
+            kept, level = _kept(best["radius"], radius, question.after.alpha)
+            claim.append(_reported_claim(kept, radius, question.after.alpha, level))
+            question = question.at(level)
+            best = _answered(run, question, kept)
+    after = question.after
     return replace(
         table,
+        label=table.label if question.groups is None else question.groups.index[table.label],
         predicted=best["predicted"].copy(),
         radius=best["radius"].copy(),
         p_a_lower=best["p_a"].copy(),
@@ -52,23 +94,186 @@ def recertify_run(
         squared_levels=after.squared_levels(best["radius"]),
         settings=after,
         parameters={**table.parameters, **json.loads(json.dumps(asdict(after)))},
+        claim=" ".join(claim),
+        top_k=top_k,
+        kept=kept,
     )
 
 
-def _changed(settings: Settings, method: str | None, alpha: float | None) -> Settings:
-    method = settings.method if method is None else check_choice("method", method, METHODS)
-    alpha = settings.alpha if alpha is None else check_alpha("alpha", alpha)
-    levels = settings.schedule.scaled(alpha).levels
-    return replace(settings, method=method, alpha=alpha, look_levels=levels)
+def read_votes(
+    path: str | os.PathLike[str], groups: Mapping[str, Sequence[int]] | None = None
+) -> tuple[Votes, NDArray[np.int64]]:
+    """Return the estimation votes of a run and the label of each image, shape (M,).
+
+    What the functions of `tcertify.statistics` take. The votes of an image that failed are all
+    invalid, which certifies nothing.
+
+    Parameters
+    ----------
+    path : path
+        A run of certificates that did not stop early.
+    groups : mapping from names to classes, optional
+        As for `recertify_run`.
+
+    Raises
+    ------
+    RunFileError, ValueError
+        As for `recertify_run`, or a run that stopped early.
+    """
+    with RunFile(path) as run:
+        question = _Question.of(run, None, None, groups, None)
+        if run.settings.radii is not None:
+            raise ValueError(f"`{path}` stopped early: its images have votes of different number.")
+        rows = [row for batch in _batches(run) for row in batch]
+    nothing = np.zeros(run.settings.num_classes + 1, np.int64)
+    nothing[-1] = run.settings.n
+    columns = np.array([nothing if row.error is not None else row.looks[0] for row in rows])
+    labels = np.array([row.label for row in rows], dtype=np.int64)
+    votes = Votes.from_columns(
+        columns.reshape(-1, len(nothing)), np.array([max(row.top, 0) for row in rows], np.int64)
+    )
+    if question.groups is None:
+        return votes, labels
+    top = np.array([question.top(row) for row in rows], dtype=np.int64)
+    summed = question.groups.votes(votes.counts)
+    return Votes(summed, top, votes.invalid), question.groups.index[labels]
 
 
-def _best(row: Row, before: Settings, after: Settings) -> tuple[Any, ...]:
-    """Return the certificate of the look that gives the largest radius."""
-    try:
-        row.check(before)
-    except ValueError as error:
-        raise RunFileError(f"Image {row.image_id}: {error}") from None
-    if row.error is not None:
-        return NOTHING
-    found = after.certificates(row.votes(), np.arange(len(row.looks)))
-    return tuple(found[found["radius"].argmax()])
+@dataclass(frozen=True)
+class _Question:
+    """What is asked of the votes of a run; `after` are the settings of the answer."""
+
+    before: Settings
+    after: Settings
+    groups: Groups | None
+    top_k: int | None
+
+    @classmethod
+    def of(
+        cls,
+        run: RunFile,
+        method: str | None,
+        alpha: float | None,
+        groups: Mapping[str, Sequence[int]] | None,
+        top_k: int | None,
+    ) -> _Question:
+        before = run.settings
+        if before.predicts:
+            raise RunFileError(f"`{run.path}` holds predictions, which have no radius.")
+        for name, value in (("groups", groups), ("top_k", top_k)):
+            if value is not None and before.radii is not None:
+                raise ValueError(
+                    f"`{name}` needs a run that did not stop early: the images of `{run.path}` were"
+                    " sampled until the class of each was decided."
+                )
+        if top_k is not None and method is not None:
+            raise ValueError(f"`method` must not be given with `top_k`, got {method!r}.")
+        named = None if groups is None else Groups.of(groups, before.num_classes)
+        classes = before.num_classes if named is None else len(named)
+        if top_k is not None:
+            check_k(top_k, classes, "top_k")
+        method = before.method if method is None else check_choice("method", method, METHODS)
+        after = replace(before, method=method, num_classes=classes)
+        alpha = before.alpha if alpha is None else check_alpha("alpha", alpha)
+        return cls(before, after, named, top_k).at(alpha)
+
+    def at(self, alpha: float) -> _Question:
+        """The same question at another alpha."""
+        levels = self.before.schedule.scaled(alpha).levels
+        return replace(self, after=replace(self.after, alpha=alpha, look_levels=levels))
+
+    def claim(self) -> list[str]:
+        """Return what the certificates say, where it is not what certificates usually say."""
+        said = []
+        if self.groups is not None:
+            names = ", ".join(
+                f"{number} is {name}" for number, name in enumerate(self.groups.names)
+            )
+            said.append(
+                "Certified are groups of classes, which must have been fixed before the votes were"
+                f" seen: label {names}."
+            )
+        if self.top_k is not None:
+            said.append(
+                f"Certified is that the label stays among the {self.top_k} most probable classes,"
+                f" each wrongly with probability at most {self.after.alpha:g}."
+            )
+        return said
+
+    def top(self, row: Row) -> int:
+        """The class to certify: the selected one, or the label, which no vote has a part in."""
+        if self.top_k is not None:
+            return row.label if self.groups is None else int(self.groups.index[row.label])
+        if self.groups is None:
+            return row.top
+        return int(self.groups.votes(row.selection[:-1]).argmax())
+
+    def certificates(self, rows: Sequence[Row]) -> NDArray[Any]:
+        """Return for each row the certificate of the look that gives the largest radius."""
+        found = np.full(len(rows), np.array(NOTHING, CERTIFICATE))
+        whole = [place for place, row in enumerate(rows) if row.error is None]
+        if not whole:
+            return found
+        looks = [len(rows[place].looks) for place in whole]
+        votes = Votes.from_columns(
+            np.concatenate([rows[place].looks for place in whole]),
+            np.repeat([self.top(rows[place]) for place in whole], looks),
+        )
+        if self.groups is not None:
+            votes = replace(votes, counts=self.groups.votes(votes.counts))
+        every = self._certificates(votes, np.concatenate([np.arange(k) for k in looks]))
+        for place, part in zip(whole, np.split(every, np.cumsum(looks)[:-1]), strict=True):
+            found[place] = part[part["radius"].argmax()]
+        return found
+
+    def _certificates(self, votes: Votes, look: NDArray[np.int64]) -> NDArray[Any]:
+        if self.top_k is None:
+            return self.after.certificates(votes, look)
+        settings = self.after
+        found = certify_top_k(
+            votes, self.top_k, sigma=settings.sigma, alpha=settings.look_levels[0]
+        )
+        arrays = found.predicted, found.radius, found.p_a_lower, found.p_b_upper
+        return np.array([*zip(*arrays, strict=True)], CERTIFICATE)
+
+
+def _answered(run: RunFile, question: _Question, wanted: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return the certificates of the images that are wanted; the others abstain."""
+    found = np.full(len(wanted), np.array(NOTHING, CERTIFICATE))
+    done = 0
+    for rows in _batches(run):
+        places = [place for place in range(len(rows)) if wanted[done + place]]
+        found[done + np.array(places, int)] = question.certificates([rows[p] for p in places])
+        done += len(rows)
+    if done < len(wanted):
+        raise RunFileError(f"`{run.path}` is damaged: {run.damage[-1]}")
+    return found
+
+
+def _batches(run: RunFile) -> Iterator[tuple[Row, ...]]:
+    every = run.rows()
+    while rows := tuple(islice(every, _ROWS)):
+        for row in rows:
+            try:
+                row.check(run.settings)
+            except ValueError as error:
+                raise RunFileError(f"Image {row.image_id}: {error}") from None
+        yield rows
+
+
+def _kept(
+    radii: NDArray[np.float64], radius: float, alpha: float
+) -> tuple[NDArray[np.bool_], float]:
+    if not len(radii):
+        raise ValueError("`reported` needs a run with at least one image.")
+    kept = keeps(radii, radius)
+    return kept, reported_level(int(kept.sum()), len(kept), alpha)
+
+
+def _reported_claim(kept: NDArray[np.bool_], radius: float, alpha: float, level: float) -> str:
+    reaches = f"reaches radius {radius:g}" if radius else "certifies a radius"
+    return (
+        f"{int(kept.sum())} of the {len(kept)} images were kept because their certificate at"
+        f" {alpha:g} {reaches}; they are certified at {level:g}, the others abstain: of the"
+        f" certificates of the kept images, a share of at most {alpha:g} is wrong in expectation."
+    )

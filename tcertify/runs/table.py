@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,8 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tcertify.radius import radius_in_norm
 from tcertify.runs.file import RunFile
 from tcertify.runs.settings import Settings
+
+#: An image has no more axes, and no longer ones.
+_MOST_AXES, _MOST_SIDE = 8, 2**24
 
 _COLUMNS = {
     "image_id": np.int64,
@@ -72,6 +77,12 @@ class RunTable:
     missing : int
         Images that the run has yet to certify.
     path : Path
+    claim : str
+        What the certificates say, where `recertify_run` was asked for more than a method and alpha.
+    top_k : int, optional
+        Certified is that the label is among so many most probable classes.
+    kept : bool array, optional
+        The images that `recertify_run` kept to be reported.
     """
 
     image_id: NDArray[np.int64]
@@ -93,6 +104,9 @@ class RunTable:
     damage: tuple[str, ...]
     missing: int
     path: Path
+    claim: str = ""
+    top_k: int | None = None
+    kept: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.image_id)
@@ -101,6 +115,22 @@ class RunTable:
     def correct(self) -> NDArray[np.bool_]:
         """Whether `predicted` is the true class; an image that abstained or failed is not."""
         return np.asarray((self.predicted == self.label) & ~self.failed)
+
+    @property
+    def method(self) -> str:
+        """How votes became a radius: that of the settings, or "top-3" where that was asked."""
+        return self.settings.method if self.top_k is None else f"top-{self.top_k}"
+
+    @property
+    def l1_radius(self) -> NDArray[np.float64]:
+        """What the radius implies in l1, which is the same number."""
+        return self.radius
+
+    @property
+    def linf_radius(self) -> NDArray[np.float64] | None:
+        """What the radius implies in linf, rounded down; None where no shape was recorded."""
+        size = _size(self.parameters.get("shape"))
+        return None if size is None else radius_in_norm(self.radius, math.inf, size)
 
     @property
     def stopped_early(self) -> bool:
@@ -163,8 +193,9 @@ def table_of(run: RunFile) -> RunTable:
             yield (*(getattr(values, n) for n in [*_COLUMNS][:-1]), record.error is not None)
 
     table = np.fromiter(entries(), list(_COLUMNS.items()))
+    columns: dict[str, Any] = {name: np.ascontiguousarray(table[name]) for name in _COLUMNS}
     return RunTable(
-        **{name: np.ascontiguousarray(table[name]) for name in _COLUMNS},
+        **columns,
         errors=errors,
         settings=run.settings,
         parameters=run.parameters,
@@ -174,3 +205,12 @@ def table_of(run: RunFile) -> RunTable:
         missing=len(set(run.plan).difference(table["image_id"].tolist())),
         path=run.path,
     )
+
+
+def _size(shape: Any) -> int | None:
+    """Return how many numbers an image of a recorded shape has, if it is one."""
+    if not isinstance(shape, list) or not 0 < len(shape) <= _MOST_AXES:
+        return None
+    if not all(type(side) is int and 0 < side <= _MOST_SIDE for side in shape):
+        return None
+    return math.prod(shape)

@@ -2,6 +2,7 @@ from .allocation import chance_per_sample as chance_per_sample
 from .allocation import plan_samples as plan_samples
 from .alphas import AlphaCurve as AlphaCurve
 from .alphas import alpha_curve as alpha_curve
+from .comparison import jia_top_k_radius as jia_top_k_radius
 from .comparison import lecuyer_radius as lecuyer_radius
 from .comparison import li_radius as li_radius
 from .comparison import sison_glaz_intervals as sison_glaz_intervals
@@ -13,6 +14,7 @@ from .curves import p_a_distribution as p_a_distribution
 from .families import certify_family as certify_family
 from .families import expected_wrong_certificates as expected_wrong_certificates
 from .groups import Groups as Groups
+from .groups import parse_groups as parse_groups
 from .paired import Gain as Gain
 from .paired import certified_gain as certified_gain
 from .paired import mcnemar_exact as mcnemar_exact

@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
 from tcertify._checks import check_alpha, check_real, check_whole
-from tcertify.bounds._approximate import approximate_lower
-from tcertify.statistics.stopping import Schedule, _deviation
+from tcertify.bounds._approximate import approximate_lower, deviation
+from tcertify.statistics.stopping import Schedule
 from tcertify.votes import Votes
 
 Floats = NDArray[np.float64]
@@ -157,7 +157,7 @@ def chance_per_sample(
     expected = approximate_lower(
         votes.k_a[:, None] * (n / seen), votes.k_b[:, None] * (n / seen), n, levels
     )
-    spread = _deviation(votes.k_a, votes.k_b, votes.n)[:, None] * np.sqrt(to_come / (n * seen))
+    spread = deviation(votes.k_a, votes.k_b, votes.n)[:, None] * np.sqrt(to_come / (n * seen))
     chance = ndtr((expected - target[:, None]) / spread)
     best: Floats = np.where(np.arange(len(n)) > at[:, None], chance / to_come, 0.0).max(-1)
     return best

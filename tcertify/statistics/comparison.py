@@ -1,7 +1,7 @@
 """What others certify with, for comparison: older radius rules and simultaneous intervals.
 
 The tight rule of Cohen et al. is `tcertify.radius.l2_radius_lower`. Everything here gives smaller
-radii (the two rules) or radii that do not hold (the intervals). The fixed split of alpha into two
+radii (the rules) or radii that do not hold (the intervals). The fixed split of alpha into two
 halves is T-CERTIFY with one point in its grid:
 ``certify_counts(..., method="t-certify", grid=[0.5])``.
 """
@@ -14,6 +14,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tcertify import _checks
+from tcertify.bounds import (
+    clopper_pearson_lower,
+    clopper_pearson_lower_complement,
+    clopper_pearson_upper,
+)
+from tcertify.statistics.top_k import check_k, top_k_radius_lower
+from tcertify.votes import Votes
 
 Floats = NDArray[np.float64]
 
@@ -114,6 +121,50 @@ def li_radius(p_a_lower: ArrayLike, p_b_upper: ArrayLike, sigma: ArrayLike) -> F
     with np.errstate(divide="ignore", invalid="ignore"):
         best = _largest(radius, low, -low)
     return _where_it_leads(p_a, p_b, scale * best)
+
+
+def jia_top_k_radius(votes: Votes, k: int, *, sigma: float, alpha: float = 0.001) -> Floats:
+    """The radius of `certify_top_k` as published, which pays ``alpha / C`` for every class.
+
+    With probability at least ``1 - alpha``, fewer than `k` classes are as probable as
+    ``votes.top`` at every point closer than it.
+
+    Parameters
+    ----------
+    votes, k, sigma, alpha
+        As for `certify_top_k`.
+
+    Returns
+    -------
+    ndarray of float64
+        Shape of ``votes.top``; 0 where nothing is certified.
+
+    Raises
+    ------
+    ValueError
+        As `certify_top_k`.
+
+    Notes
+    -----
+    Source: Jia et al., arXiv:1912.09899, Theorem 1 with the bounds that they call SimuEM.
+
+    Examples
+    --------
+    >>> votes = Votes.of([[400, 390, 150, 60]], [1])
+    >>> jia_top_k_radius(votes, 3, sigma=0.5).round(3)
+    array([0.214])
+    """
+    sigma, alpha = _checks.check_positive("sigma", sigma), _checks.check_alpha("alpha", alpha)
+    classes = votes.counts.shape[-1]
+    k = check_k(k, classes)
+    level = alpha / classes
+    p_a = clopper_pearson_lower(votes.k_a, votes.n, level)
+    q_a = clopper_pearson_lower_complement(votes.k_a, votes.n, level)
+    upper = clopper_pearson_upper(votes.others, votes.n[..., None], level)
+    masses = np.sort(upper, axis=-1)[..., -k:].cumsum(axis=-1)
+    return top_k_radius_lower(
+        p_a, q_a, np.minimum(masses, q_a[..., None]), np.arange(1, k + 1), sigma
+    )
 
 
 def sison_glaz_intervals(counts: ArrayLike, alpha: float) -> tuple[Floats, Floats]:

@@ -60,7 +60,7 @@ class Groups:
             if not len(classes):
                 raise ValueError(f"`groups` must name at least one class in {name}, got none.")
             for value in classes:
-                one = check_whole(f"groups: {name}", value, minimum=0, maximum=num_classes - 1)
+                one = _checked_class(value, num_classes, name)
                 if index[one] >= 0:
                     raise ValueError(
                         f"`groups` must not overlap, got class {one} in"
@@ -73,34 +73,6 @@ class Groups:
         if len(names) < 2:
             raise ValueError("`groups` must leave at least 2 labels, got one group of all classes.")
         return cls(names, index)
-
-    @classmethod
-    def parse(cls, texts: Iterable[str], num_classes: int) -> Groups:
-        """Return the groups that texts like ``animals=2,3,4`` describe.
-
-        Raises
-        ------
-        ValueError
-            As for `of`, or a text of another form, or a name that comes twice.
-
-        Examples
-        --------
-        >>> Groups.parse(["animals=2,3", "rest=0,1"], 5).names
-        ('animals', 'rest', '4')
-        """
-        groups: dict[str, list[int]] = {}
-        for text in texts:
-            name, equals, classes = text.partition("=")
-            try:
-                members = [int(one) for one in classes.split(",")]
-            except ValueError:
-                members = []
-            if not (name and equals and members):
-                raise ValueError(f"`groups` must be like animals=2,3,4, got {text!r}.")
-            if name in groups:
-                raise ValueError(f"`groups` must have different names, got {name} twice.")
-            groups[name] = members
-        return cls.of(groups, num_classes)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -120,3 +92,40 @@ class Groups:
     def labels(self, labels: ArrayLike) -> NDArray[np.int64]:
         """The new label of each label."""
         return self.index[check_whole_array("labels", labels, maximum=len(self.index) - 1)]
+
+
+def _checked_class(value: int, num_classes: int, name: str) -> int:
+    try:
+        return check_whole("groups", value, minimum=0, maximum=num_classes - 1)
+    except ValueError:
+        raise ValueError(
+            f"`groups` must name classes from 0 to {num_classes - 1}, got {value!r} in {name}."
+        ) from None
+
+
+def parse_groups(texts: Iterable[str]) -> dict[str, list[int]]:
+    """Return the groups that texts like ``animals=2,3,4`` describe.
+
+    Raises
+    ------
+    ValueError
+        A text of another form, or a name that comes twice.
+
+    Examples
+    --------
+    >>> parse_groups(["animals=2,3", "rest=0,1"])
+    {'animals': [2, 3], 'rest': [0, 1]}
+    """
+    groups: dict[str, list[int]] = {}
+    for text in texts:
+        name, _, classes = text.partition("=")
+        try:
+            members = [int(one) for one in classes.split(",")]
+        except ValueError:
+            members = []
+        if not (name and members):
+            raise ValueError(f"`groups` must be like animals=2,3,4, got {text!r}.")
+        if name in groups:
+            raise ValueError(f"`groups` must have different names, got {name} twice.")
+        groups[name] = members
+    return groups

@@ -103,17 +103,22 @@ def robust_count_lower(
 
 
 def population_sentence(
-    radius: float, hits: int, images: int, *, alpha: float, delta: float = 0.05
+    radius: float, hits: int, images: int, *, alpha: float, delta: float = 0.05, top_k: int = 1
 ) -> str:
     """`robust_share_lower` in words, to be printed below a table of certified accuracy.
+
+    With `top_k` above 1 the certificates are those of `certify_top_k` for the labels.
 
     >>> print(population_sentence(0.5, 310, 500, alpha=0.001))
     With 95 % confidence, the smoothed classifier is right and robust at radius 0.5 on at least 58.2 % of the population that the 500 images were drawn from: 310 of them were certified, each wrongly with probability at most 0.001.
     """  # noqa: E501
     radius = check_non_negative("radius", radius)
     share = float(robust_share_lower(hits, images, alpha=alpha, delta=delta))
+    what = "the smoothed classifier is right and robust"
+    if top_k > 1:
+        what = f"the label stays among the {top_k} most probable classes"
     return (
-        f"With {100 * (1 - delta):.10g} % confidence, the smoothed classifier is right and robust"
+        f"With {100 * (1 - delta):.10g} % confidence, {what}"
         f" at radius {radius:g} on at least {math.floor(1000 * share) / 10:.1f} % of the population"
         f" that the {images} images were drawn from: {hits} of them were certified,"
         f" each wrongly with probability at most {alpha:g}."

@@ -86,7 +86,7 @@ def certify_reported(
     >>> found.kept, found.level, found.certificates.radius.round(2)
     (array([ True,  True, False, False]), 0.0005, array([0.98, 0.71]))
     """
-    radius = check_target(radius)
+    radius = check_target(radius, "radius")
     if votes.top.ndim != 1:
         raise ValueError(f"`votes` must have shape (M,), got {votes.top.shape}.")
     if not np.array_equal(certificates.n, votes.n):
@@ -105,15 +105,15 @@ def certify_reported(
     return Reported(kept, level, found, alpha)
 
 
-def check_target(radius: Any) -> float:
+def check_target(radius: Any, name: str) -> float:
     """Return the radius that an image must reach by itself, at least 0 and finite."""
     try:
-        target = check_real("radius", radius)
+        target = check_real(name, radius)
     except ValueError:
         target = np.nan
     if not 0 <= target < np.inf:
         raise ValueError(
-            "`radius` must be one number, at least 0, that each image reaches or misses by its own"
+            f"`{name}` must be one number, at least 0, that each image reaches or misses by its own"
             f" votes, got {radius!r}: a rule that looks at other images has no guarantee."
         )
     return target

@@ -21,7 +21,7 @@ from tcertify._checks import (
     check_whole,
     check_whole_array,
 )
-from tcertify.bounds._approximate import approximate_lower
+from tcertify.bounds._approximate import approximate_lower, deviation
 from tcertify.certificates import METHODS, certify_votes
 from tcertify.votes import Votes
 
@@ -329,21 +329,10 @@ class Rule:
         """
         n, level = self.schedule.n, self.schedule.levels[-1]
         expected = approximate_lower(k_a * (n / seen), k_b * (n / seen), n, level)
-        to_come = _deviation(k_a, k_b, seen) * np.sqrt(1 / seen - 1 / n)
+        to_come = deviation(k_a, k_b, seen) * np.sqrt(1 / seen - 1 / n)
         likely_best: NDArray[np.float64] = expected + to_come * ndtri(1 - FUTILITY)
         unlikely: NDArray[np.bool_] = likely_best < t
         return unlikely
-
-
-def _deviation(
-    k_a: NDArray[np.int64], k_b: NDArray[np.int64], n: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """sqrt(n) times the standard deviation of the estimate of Phi^-1(p_A) - Phi^-1(p_B)."""
-    p_a, p_b = (k_a + 0.5) / (n + 1), (k_b + 0.5) / (n + 1)
-    slope_a, slope_b = (np.sqrt(2 * np.pi) * np.exp(ndtri(p) ** 2 / 2) for p in (p_a, p_b))
-    variance = slope_a**2 * p_a * (1 - p_a) + slope_b**2 * p_b * (1 - p_b)
-    deviation: NDArray[np.float64] = np.sqrt(variance + 2 * slope_a * slope_b * p_a * p_b)
-    return deviation
 
 
 def _looks(n: int, first: int, ratio: float) -> list[int]:

@@ -75,10 +75,7 @@ def certify_top_k(votes: Votes, k: int, *, sigma: float, alpha: float = 0.001) -
     3 [1] [0.226]
     """
     sigma, alpha = _checks.check_positive("sigma", sigma), _checks.check_alpha("alpha", alpha)
-    classes = votes.counts.shape[-1]
-    k = _checks.check_whole("k", k)
-    if k >= classes:
-        raise ValueError(f"`k` must be below the number of classes, {classes}, got {k}.")
+    k = check_k(k, votes.counts.shape[-1])
     if k == 1:
         return certify_votes(votes, sigma=sigma, alpha=alpha, method="joint")
     p_a = clopper_pearson_lower(votes.k_a, votes.n, alpha / 2)
@@ -98,6 +95,14 @@ def certify_top_k(votes: Votes, k: int, *, sigma: float, alpha: float = 0.001) -
         alpha=alpha,
         sigma=sigma,
     )
+
+
+def check_k(k: int, classes: int, name: str = "k") -> int:
+    """Return the k of top-k, at least 1 and below the number of classes."""
+    k = _checks.check_whole(name, k)
+    if k >= classes:
+        raise ValueError(f"`{name}` must be below the number of classes, {classes}, got {k}.")
+    return k
 
 
 def subset_sizes(k: int) -> list[int]:

@@ -3,7 +3,7 @@ import pytest
 from scipy.special import ndtri
 
 from tcertify.bounds import joint_lower
-from tcertify.bounds._approximate import approximate_lower
+from tcertify.bounds._approximate import approximate_lower, deviation
 
 
 @pytest.mark.parametrize(("n", "alpha"), [(100, 0.001), (1000, 1e-5), (100_000, 0.0008)])
@@ -19,3 +19,11 @@ def test_the_approximate_bound_is_near_the_proved_one(n, alpha):
 def test_votes_need_not_be_whole():
     between = approximate_lower(np.array([80, 80.5, 81]), np.array([9.0, 9.25, 9.5]), 100, 0.01)
     assert (np.diff(between) > 0).all()
+
+
+def test_the_deviation_is_that_of_estimates_from_many_votes():
+    n, p = 10_000, (0.7, 0.2)
+    counts = np.random.default_rng(0).multinomial(n, [*p, 0.1], 20_000)
+    gaps = ndtri(counts[:, 0] / n) - ndtri(counts[:, 1] / n)
+    expected = deviation(np.array(7000), np.array(2000), np.array(n))
+    assert gaps.std() * np.sqrt(n) == pytest.approx(float(expected), rel=0.03)

@@ -19,11 +19,11 @@ FEW = ("--N0", 20, "--N", 500, "--method", "certify")
 
 @pytest.fixture
 def run(tmp_path):
-    """Run a command; a name that ends in .tsv, .run, .csv or .parquet is a file in tmp_path."""
+    """Run a command; a name like a.tsv, a.run, a.csv, a.parquet or a.png is a file in tmp_path."""
 
     def command(*arguments):
         texts = [str(argument) for argument in arguments]
-        ends = (".tsv", ".run", ".csv", ".parquet")
+        ends = (".tsv", ".run", ".csv", ".parquet", ".png")
         paths = [str(tmp_path / t) if t.endswith(ends) else t for t in texts]
         return CliRunner().invoke(main, paths)
 
@@ -224,6 +224,46 @@ def test_recertify_prints_the_table_of_another_method(run, finished, tmp_path):
     assert result.stdout.startswith("joint, alpha = 0.01, sigma = 0.5, gaussian noise: 12 images")
     run("export", "done.run", "--out", "c.tsv")
     assert (read_log(tmp_path / "j.tsv").radius >= read_log(tmp_path / "c.tsv").radius).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "claim"),
+    [
+        (("--reported", 0.1), "images were kept because their certificate at 0.001 reaches"),
+        (("--groups", "a or b=0,1"), "label 0 is a or b, 1 is 2."),
+        (("--top-k", 2), "among the 2 most probable classes"),
+    ],
+)
+def test_recertify_says_what_its_table_is(run, finished, options, claim):
+    result = run("recertify", "done.run", *options)
+    assert result.exit_code == 0
+    assert claim in result.stdout
+    as_json = run("recertify", "done.run", *options, "--json")
+    assert claim in json.loads(as_json.stdout)["claim"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--groups", "a=0,7"), "--groups must name classes from 0 to 2, got 7 in a."),
+        (("--groups", "a"), "--groups must be like animals=2,3,4, got 'a'."),
+        (("--top-k", 3), "--top-k must be below the number of classes, 3, got 3."),
+        (("--top-k", 2, "--method", "joint"), "--method must not be given with --top-k"),
+        (("--reported", -1), "--reported must be one number"),
+        (("--reported", 0.1, "--alpha-curve", "a.png"), "--alpha-curve cannot be drawn for"),
+    ],
+)
+def test_questions_that_make_no_sense_are_refused_in_one_sentence(run, finished, options, message):
+    result = run("recertify", "done.run", *options)
+    assert result.exit_code != 0
+    assert message in result.stderr
+
+
+def test_recertify_draws_the_curve_over_alpha_and_replaces_nothing_unasked(run, finished, tmp_path):
+    arguments = ("recertify", "done.run", "--groups", "a=0,1", "--alpha-curve", "alpha.png")
+    assert run(*arguments).exit_code == 0
+    assert (tmp_path / "alpha.png").stat().st_size > 1000
+    assert "give --overwrite" in run(*arguments).stderr
 
 
 @pytest.mark.parametrize("format", ["tsv", "csv", "parquet"])

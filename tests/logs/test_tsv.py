@@ -239,7 +239,7 @@ GOOD = {"idx": [0], "label": [1], "predict": [1], "radius": [0.5], "seconds": [1
         ({"predict": [-1]}, "`radius` must be 0 for an abstention, got 0.5."),
         ({"label": [1, 1]}, "The columns must be 1-d and equally long, got shapes (1,), (2,)"),
         ({"decimals": 0}, "`decimals` must be at least 1, got 0."),
-        ({"method": "two\twords"}, "`method` must be lower-case letters and hyphens"),
+        ({"method": "two\twords"}, "`method` must be lower-case letters, digits and hyphens"),
     ],
 )
 def test_what_the_reader_would_refuse_is_not_written(tmp_path, change, reason):

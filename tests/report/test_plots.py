@@ -1,11 +1,12 @@
-"""plot_certified_accuracy: the exact curve with its band, in a file fit for print."""
+"""Pictures: the exact curve with its band, in a file fit for print."""
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from tcertify.bounds import clopper_pearson_upper
-from tcertify.report import Result, plot_certified_accuracy
+from tcertify.report import Result, plot_alpha_curve, plot_certified_accuracy
+from tcertify.statistics import AlphaCurve
 
 
 def result(name="joint", radius=(0.5, 0.0, 1.0, 0.7), predicted=(1, -1, 1, 0), **others):
@@ -99,3 +100,17 @@ def test_the_gain_is_that_over_the_first(tmp_path, drawn):
 def test_what_cannot_be_drawn_is_refused(tmp_path, results, name, options, message):
     with pytest.raises(ValueError, match=message):
         plot_certified_accuracy(results, tmp_path / name, **options)
+
+
+def test_accuracy_and_acr_are_drawn_over_alpha_the_strictest_to_the_right(tmp_path, drawn):
+    curve = AlphaCurve(
+        np.array([0.1, 0.001]), np.array([0.5, 0.4]), np.array([0.0, 0.5]), np.eye(2)
+    )
+    plot_alpha_curve(curve, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000
+    (axes,) = drawn
+    lines = {line.get_label(): line.get_ydata().tolist() for line in axes.get_lines()}
+    assert lines == {"at radius 0": [1, 0], "at radius 0.5": [0, 1], "ACR": [0.5, 0.4]}
+    assert axes.xaxis_inverted()
+    with pytest.raises(ValueError, match="`path` must end in"):
+        plot_alpha_curve(curve, tmp_path / "a.txt")

@@ -9,6 +9,7 @@ import pytest
 
 from tcertify.bounds import clopper_pearson_lower, clopper_pearson_upper
 from tcertify.report import Result, certified_table, radii_up_to
+from tcertify.statistics.populations import population_sentence
 
 
 def result(name="a", radius=(0.0, 0.3, 0.6, 0.9), label=(0, 1, 1, 1), **others):
@@ -146,3 +147,52 @@ def test_what_cannot_be_tabulated_is_refused():
         certified_table([result(radius=(), label=())])
     with pytest.raises(ValueError, match="`layout` must be one of text, markdown, latex, csv"):
         certified_table([result()]).to("html")
+
+
+def told(of, radii=(0.0, 0.25, 0.5)):
+    return [note for note in certified_table(of, radii).notes() if "population" in note]
+
+
+def test_the_population_is_spoken_of_at_the_first_radius_and_at_the_one_nearest_to_sigma():
+    made = {"alpha": 0.001, "sigma": 0.5, "method": "joint"}
+    one = result(radius=(0.3, 0.6, 0.6, 0.9), label=(1, 1, 1, 1), **made)
+    hits = [
+        int((one.correct & (one.radius >= radius) & (one.radius > 0)).sum()) for radius in (0, 0.5)
+    ]
+    expected = [
+        population_sentence(radius, k, 4, alpha=0.001)
+        for radius, k in zip((0, 0.5), hits, strict=True)
+    ]
+    assert told([one]) == expected
+    assert told([one], (0.25, 0.5)) == [
+        population_sentence(0.25, hits[0], 4, alpha=0.001),
+        expected[1],
+    ]
+    two = told([one, result(name="b", **made)])
+    assert two[0] == f"a: {expected[0]}"
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"alpha": None},
+        {"sigma": None},
+        {"method": "predict", "radii": (0.0,)},
+        {"reported": True},
+        {"radius": (0.0, 0.0, 0.0, 0.0)},
+    ],
+)
+def test_nothing_is_said_of_the_population_without_ground(others):
+    made = {"alpha": 0.001, "sigma": 0.5, "method": "joint", **others}
+    assert told([result(**made)], (0.0,)) == []
+
+
+def test_top_k_tables_speak_of_the_most_probable_classes():
+    made = {"alpha": 0.001, "sigma": 0.5, "method": "top-3", "top_k": 3}
+    sentences = told([result(**made)])
+    assert sentences
+    assert all("the label stays among the 3 most probable classes" in one for one in sentences)
+
+
+def test_the_claim_of_a_result_stands_first_below_its_table():
+    assert certified_table([result(claim="It holds.", failed=1)]).notes()[0] == "It holds."

@@ -5,12 +5,13 @@ import json
 import os
 import stat
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tcertify.logs.tsv import read_log
-from tcertify.runs import certify_dataset, export_run
+from tcertify.runs import certify_dataset, export_run, recertify_run
 from tests.tiny import CLASSES, Network, images
 
 
@@ -92,3 +93,27 @@ def test_every_format_goes_through_a_pipe(table, tmp_path, format):
     reader.join(30)
     export_run(table, tmp_path / "file", format)
     assert got == [(tmp_path / "file").read_bytes()]
+
+
+def test_columns_say_what_the_radius_implies_in_other_norms(table, tmp_path):
+    export_run(table, tmp_path / "a.csv", "csv")
+    with open(tmp_path / "a.csv", newline="") as file:
+        rows = [*csv.DictReader(file)]
+    size = images()[0][0].numel()
+    assert table.parameters["shape"] == [*images()[0][0].shape]
+    for row, radius in zip(rows, table.radius.tolist(), strict=True):
+        assert float(row["l1_radius"]) == radius
+        assert radius - 1e-9 <= float(row["linf_radius"]) * size**0.5 <= radius
+
+
+def test_a_radius_in_linf_needs_a_shape(table, tmp_path):
+    for shape in (None, [], "2", [2, -1], [2.5], [True], [2] * 100, [2**60]):
+        unknown = replace(table, parameters={**table.parameters, "shape": shape})
+        assert unknown.linf_radius is None
+    export_run(unknown, tmp_path / "a.csv", "csv")
+    assert "linf_radius" not in (tmp_path / "a.csv").read_text().splitlines()[0]
+
+
+def test_the_log_of_a_top_k_table_names_its_method(table, tmp_path):
+    export_run(recertify_run(table.path, top_k=2), tmp_path / "a.tsv")
+    assert set(read_log(tmp_path / "a.tsv").methods) == {"top-2"}

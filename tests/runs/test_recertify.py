@@ -7,10 +7,19 @@ import pytest
 
 from tcertify import certify_counts
 from tcertify.errors import RunFileError
-from tcertify.runs import certify_dataset, predict_dataset, read_run, recertify, recertify_run
+from tcertify.runs import (
+    certify_dataset,
+    predict_dataset,
+    read_run,
+    read_votes,
+    recertify,
+    recertify_run,
+)
 from tcertify.runs.file import RunFile, RunWriter
 from tcertify.runs.settings import Settings
+from tcertify.statistics.groups import Groups
 from tcertify.statistics.stopping import Schedule
+from tcertify.statistics.top_k import certify_top_k
 from tests.runs.forge import forge_columns, forge_row
 from tests.tiny import CLASSES, Network, certify, images
 
@@ -122,3 +131,141 @@ def test_a_row_that_is_written_meanwhile_does_not_disturb(tmp_path, monkeypatch)
         monkeypatch.setattr(recertify, "table_of", while_written)
         assert len(recertify_run(path, method="joint")) == 2
     assert len(read_run(path)) == 3
+
+
+GROUPS = {"even": [0, 2]}
+
+
+@pytest.fixture
+def full(tmp_path):
+    """A run whose classes are often near each other, and one of whose images failed."""
+    path = tmp_path / "full.run"
+    data = [images()[i] for i in range(12)]
+    data[5][0].fill_(float("nan"))
+    certify_dataset(Network(), data, sigma=0.5, out=path, n0=20, n=500, seed=3, num_classes=CLASSES)
+    return path
+
+
+def rows_of(path):
+    with RunFile(path) as run:
+        return [*run.rows()]
+
+
+def middle(radii):
+    """A radius that about half of the certificates reach."""
+    return float(np.median(radii[radii > 0]))
+
+
+def test_reported_images_are_those_that_reach_the_radius_by_themselves_at_alpha(full):
+    alone = recertify_run(full)
+    radius = middle(alone.radius)
+    table = recertify_run(full, reported=radius)
+    assert table.kept.tolist() == (alone.radius >= radius).tolist()
+    assert 0 < table.kept.sum() < len(table)
+    level = 0.001 * table.kept.sum() / len(table)
+    assert table.settings.alpha == pytest.approx(level)
+    again = recertify_run(full, alpha=table.settings.alpha)
+    assert table.radius.tolist() == np.where(table.kept, again.radius, 0).tolist()
+    assert (table.predicted[~table.kept] == -1).all()
+    assert f"{table.kept.sum()} of the 12 images were kept" in table.claim
+
+
+def test_what_is_reported_of_an_early_stopped_run_keeps_to_its_looks(tmp_path):
+    path = tmp_path / "early.run"
+    certify_dataset(Network(), images(), sigma=0.5, out=path, n0=20, n=500, radii=RADII)
+    table = recertify_run(path, reported=0.0)
+    share = table.kept.mean()
+    assert sum(table.settings.look_levels) <= 0.001 * share
+    again = recertify_run(path, alpha=table.settings.alpha)
+    assert table.radius.tolist() == np.where(table.kept, again.radius, 0).tolist()
+
+
+def test_nothing_is_certified_where_no_image_reaches_the_radius(full):
+    table = recertify_run(full, reported=100.0)
+    assert (table.predicted == -1).all()
+    assert not table.kept.any()
+
+
+def test_a_rule_that_looks_at_other_images_is_refused(full):
+    for reported in (-1.0, float("nan"), "the ten largest"):
+        with pytest.raises(ValueError, match="`reported` must be one number"):
+            recertify_run(full, reported=reported)
+
+
+def test_groups_are_certified_from_the_sums_of_both_samples(full):
+    table = recertify_run(full, groups=GROUPS)
+    index = Groups.of(GROUPS, CLASSES).index
+    fold = np.eye(index.max() + 1, dtype=int)[index]
+    for row, predicted, radius, label in zip(
+        rows_of(full), table.predicted, table.radius, table.label, strict=True
+    ):
+        assert label == index[row.label]
+        if row.error is None:
+            top = (row.selection[:-1] @ fold).argmax()
+            votes, invalid = row.looks[0][:-1] @ fold, row.looks[0][-1]
+            expected = certify_counts(votes, top, sigma=0.5, invalid=invalid)
+            assert (predicted, radius) == (expected.predicted, expected.radius)
+    assert table.settings.num_classes == index.max() + 1
+    assert "label 0 is even" in table.claim
+
+
+def test_top_k_certifies_the_label(full):
+    table = recertify_run(full, top_k=2, alpha=0.01)
+    votes, label = read_votes(full)
+    expected = certify_top_k(votes, 2, sigma=0.5, alpha=0.01)
+    assert table.radius.tolist() == expected.radius.tolist()
+    certified = table.predicted >= 0
+    assert (table.predicted == table.label)[certified].all()
+    assert table.method == "top-2"
+    assert "among the 2 most probable classes" in table.claim
+    assert label.tolist() == table.label.tolist()
+
+
+def test_every_question_can_be_asked_of_reported_images(full):
+    for question in ({"groups": GROUPS}, {"top_k": 2}):
+        alone = recertify_run(full, **question)
+        table = recertify_run(full, reported=0.0, **question)
+        assert table.kept.tolist() == (alone.radius > 0).tolist()
+        again = recertify_run(full, alpha=table.settings.alpha, **question)
+        assert table.radius.tolist() == np.where(table.kept, again.radius, 0).tolist()
+
+
+def test_questions_that_make_no_sense_are_named(full):
+    with pytest.raises(ValueError, match="`method` must not be given with `top_k`"):
+        recertify_run(full, top_k=2, method="joint")
+    with pytest.raises(ValueError, match="`top_k` must be below the number of classes"):
+        recertify_run(full, top_k=CLASSES)
+    with pytest.raises(ValueError, match="`top_k` must be at least 1"):
+        recertify_run(full, top_k=0)
+    with pytest.raises(ValueError, match="`groups` must not overlap"):
+        recertify_run(full, groups={"a": [0], "b": [0]})
+
+
+@pytest.mark.parametrize("question", [{"groups": GROUPS}, {"top_k": 2}])
+def test_a_run_that_stopped_early_decided_its_own_classes_only(tmp_path, question):
+    path = tmp_path / "early.run"
+    certify_dataset(Network(), images(), sigma=0.5, out=path, n0=20, n=500, radii=RADII)
+    with pytest.raises(ValueError, match="needs a run that did not stop early"):
+        recertify_run(path, **question)
+    with pytest.raises(ValueError, match="stopped early: its images have votes of different"):
+        read_votes(path)
+
+
+def test_votes_certify_what_the_run_does_and_failed_images_nothing(full):
+    votes, label = read_votes(full)
+    table = recertify_run(full)
+    assert certify_votes_of(votes).tolist() == table.radius.tolist()
+    assert table.failed[5]
+    assert votes.invalid[5] == votes.n[5] == 500
+    assert label.tolist() == table.label.tolist()
+
+
+def test_votes_of_groups_are_those_that_groups_are_certified_from(full):
+    votes, label = read_votes(full, GROUPS)
+    table = recertify_run(full, groups=GROUPS)
+    assert certify_votes_of(votes).tolist() == table.radius.tolist()
+    assert label.tolist() == table.label.tolist()
+
+
+def certify_votes_of(votes):
+    return certify_counts(votes.counts, votes.top, sigma=0.5, invalid=votes.invalid).radius

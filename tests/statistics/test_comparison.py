@@ -6,7 +6,14 @@ from scipy.special import ndtri
 from tcertify.bounds import clopper_pearson_lower, multiclass_upper
 from tcertify.certificates import certify_counts
 from tcertify.radius import l2_radius_lower
-from tcertify.statistics.comparison import lecuyer_radius, li_radius, sison_glaz_intervals
+from tcertify.statistics.comparison import (
+    jia_top_k_radius,
+    lecuyer_radius,
+    li_radius,
+    sison_glaz_intervals,
+)
+from tcertify.statistics.top_k import certify_top_k
+from tcertify.votes import Votes
 from tests.reference import trinomial
 
 PAIRS = [(0.6, 0.4), (0.6, 0.1), (0.9, 0.1), (0.99, 0.01), (0.999, 1e-4), (0.4, 0.2)]
@@ -74,3 +81,13 @@ def test_certificates_from_sison_glaz_intervals_fail_far_more_often_than_alpha(n
     failure = trinomial(outcomes, p)[wrong].sum()
     assert failure >= 0.98**n  # all votes for one class: each interval is a point
     assert failure > 800 * alpha
+
+
+def test_the_published_top_k_radius_pays_for_every_class():
+    few, many = (Votes.of([[400, 300, 200, 100, *[0] * rest]], [0]) for rest in (0, 1000))
+    published = [float(jia_top_k_radius(v, 3, sigma=0.5, alpha=0.01)[0]) for v in (few, many)]
+    assert 0 < published[1] < published[0]
+    ours = [float(certify_top_k(v, 3, sigma=0.5, alpha=0.01).radius[0]) for v in (few, many)]
+    assert ours[0] == ours[1] > published[1]
+    with pytest.raises(ValueError, match="`k` must be below the number of classes, 4, got 4"):
+        jia_top_k_radius(few, 4, sigma=0.5)

@@ -6,7 +6,7 @@ import pytest
 from scipy.special import ndtri
 
 from tcertify.certificates import certify_counts
-from tcertify.statistics.groups import Groups
+from tcertify.statistics.groups import Groups, parse_groups
 from tests.reference import trinomial
 
 PAIRED = Groups.of({"left": [0, 2], "right": [3]}, 4)
@@ -60,7 +60,7 @@ def test_groups_chosen_after_a_look_at_the_votes_fail_more_often_than_alpha():
 
 
 def test_groups_are_read_from_texts():
-    groups = Groups.parse(["animals=2,3,4", "machines=0,1"], 6)
+    groups = Groups.of(parse_groups(["animals=2,3,4", "machines=0,1"]), 6)
     assert groups.names == ("animals", "machines", "5")
     assert groups.index.tolist() == [1, 1, 0, 0, 0, 2]
 
@@ -70,8 +70,8 @@ def test_groups_are_read_from_texts():
     [
         ({"a": [0, 1], "b": [1]}, "`groups` must not overlap, got class 1 in a and b."),
         ({"a": [0, 0]}, "`groups` must not overlap, got class 0 in a and a."),
-        ({"a": [0, 4]}, "`groups: a` must be at most 3, got 4."),
-        ({"a": [-1]}, "`groups: a` must be at least 0, got -1."),
+        ({"a": [0, 4]}, "`groups` must name classes from 0 to 3, got 4 in a."),
+        ({"a": [-1]}, "`groups` must name classes from 0 to 3, got -1 in a."),
         ({"a": []}, "`groups` must name at least one class in a, got none."),
         (
             {"a": [0, 1, 2, 3]},
@@ -88,12 +88,12 @@ def test_groups_that_make_no_sense_are_named(groups, message):
 def test_a_text_that_is_no_group_is_named(text):
     message = f"`groups` must be like animals=2,3,4, got {text!r}."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        Groups.parse([text], 4)
+        parse_groups([text])
 
 
 def test_other_misuse_is_named():
     with pytest.raises(ValueError, match=r"^`groups` must have different names, got a twice\.$"):
-        Groups.parse(["a=0", "a=1"], 4)
+        parse_groups(["a=0", "a=1"])
     with pytest.raises(ValueError, match=r"^`counts` must have 4 classes, got shape \(1, 3\)\.$"):
         PAIRED.votes([[1, 2, 3]])
     with pytest.raises(ValueError, match=r"^`labels` must be at most 3, got 4\.$"):
