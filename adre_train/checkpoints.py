@@ -112,7 +112,7 @@ def _read(weights: Path, optimizer: Path, record: Path) -> Checkpoint:
         content = json.loads(text)
         *expected, of_record = content["sha256"]
         whole = _sha256(_canonical(content["record"])) == of_record
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole:
         raise ValueError(f"{record} ({len(text)} bytes) is no checkpoint's record")

@@ -210,7 +210,10 @@ def _typed(key: str, value: Any) -> Any:
         raise ValueError(f"A recipe has no `{key}`. Did you mean {' or '.join(near)}?")
     kind = type(fields[key].default)
     if fields[key].type == "float" and type(value) in (int, float):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"`{key}` must be a finite number, got one larger.") from None
     if type(value) is not kind:
         raise ValueError(f"`{key}` must be {fields[key].type}, got {value!r}.")
     return value

@@ -107,9 +107,10 @@ def _content(path: Path) -> Any:
                 " could run code here."
             ) from None
         # torch's own advice is to switch the protection off
-        reason = "torch.save did not write it" if "weights_only" in str(error) else str(error)
+        said = str(error) or f"{type(error).__name__} ends the reading"
+        reason = "torch.save did not write it" if "weights_only" in said else said.splitlines()[0]
         raise ValueError(
-            f"{path} ({size} bytes) is no checkpoint that can be read: {reason.splitlines()[0]}"
+            f"{path} ({size} bytes) is no checkpoint that can be read: {reason}"
         ) from error
 
 
