@@ -3,21 +3,8 @@
 As SQLite is tested: the n-th call fails, for every n, until a run ends without one.
 """
 
-import contextlib
 import errno
-import itertools
-import multiprocessing
 import os
-import sqlite3
-from pathlib import Path
-
-import pytest
-
-from tcertify import _files
-from tcertify.errors import RunFileError
-from tcertify.runs import export_run, read_run, verify_run
-from tcertify.runs import file as run_file
-from tests.runs.test_file import row, writer
 
 ROWS = 12
 CODE = errno.ENOSPC

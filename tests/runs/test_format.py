@@ -23,12 +23,12 @@ def test_a_stored_file_of_format_1_is_read_and_verified():
     assert table.label.tolist() == [0, 1, 2, 0, 1, 2]
     assert table.predicted.tolist() == [0, 1, 2, 0, -1, 2]
     assert table.radius.tolist() == [
-        0.24939734627800467,
-        0.25412228708307427,
-        0.2366214486291914,
-        0.2486235680640957,
+        0.2493973462692685,
+        0.25412228707300244,
+        0.2366214486211719,
+        0.24862356805599514,
         0.0,
-        0.004481289405057564,
+        0.004481289394273534,
     ]
     assert table.n.tolist() == [500, 236, 500, 500, 0, 163]
     assert table.errors == {4: "its pixels are NaN or infinite"}
