@@ -139,7 +139,7 @@ def _guarantee(table: RunTable) -> str:
     sentences = [
         f"{certified} of {images} images are certified, {right} of them with the right answer.",
         "A certificate says: the classifier, smoothed by noise of standard deviation"
-        f" {made.sigma:g}, gives the same answer on every image within the radius of this one (l2"
+        f" {made.sigma:g}, gives the same answer on every image that is nearer than the radius (l2"
         " norm, in pixel units). Each certificate is wrong with probability at most"
         f" {made.alpha:g}; of {images}, {made.alpha * images:.2g} may be expected to be.",
         "It does not say that the answer is right: the curve counts the images where it is.",
