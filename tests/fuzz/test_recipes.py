@@ -1,4 +1,4 @@
-"""adre_train.recipe: a recipe whose every setting is in range, or an error that names what is not."""
+"""adre_train.recipe: a recipe whose settings are all in range, or an error that names one."""
 
 from importlib import resources
 
@@ -16,8 +16,27 @@ TEXTS = [
 ]
 KEYS = st.sampled_from([*recipe.Recipe.__dataclass_fields__, "", "lr.x", "[", "lam\n"])
 TOML = st.sampled_from(
-    ["1", "1" + "0" * 400, "9" * 5000, "1e400", "nan", "inf", "-0.0", "5e-324", "true", "'x'", "x"]
-    + ["[" * 3000, "{}", "1979-05-27", "1\nlr = 1", "", "0x" + "f" * 5000, '"\\ud800"', "1e308"]
+    [
+        "1",
+        "1" + "0" * 400,
+        "9" * 5000,
+        "1e400",
+        "nan",
+        "inf",
+        "-0.0",
+        "5e-324",
+        "true",
+        "'x'",
+        "x",
+        "[" * 3000,
+        "{}",
+        "1979-05-27",
+        "1\nlr = 1",
+        "",
+        "0x" + "f" * 5000,
+        '"\\ud800"',
+        "1e308",
+    ]
 )
 
 
