@@ -36,6 +36,7 @@ def test_every_test_file_has_the_name_of_a_module():
         "hostile.py",
         "imports.py",
         "public_api.py",
+        "runs/fault_injection.py",
         "runs/faults.py",
         "runs/forged.py",
         "runs/format.py",
