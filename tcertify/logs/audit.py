@@ -7,6 +7,7 @@ is wider than the printed precision, a radius from another lattice misses it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -229,7 +230,11 @@ def _checked_sigma(log: Log, sigma: float) -> float:
 def _other_methods(log: Log) -> tuple[str, ...]:
     """The methods, other than CERTIFY, that a log of tcertify names."""
     known = {"predict", *METHODS} - {"certify"}
-    return tuple(name for name in log.methods if name.endswith("-early") or name in known)
+    return tuple(
+        name
+        for name in log.methods
+        if name.endswith("-early") or name in known or re.fullmatch("top-[0-9]+", name)
+    )
 
 
 def _foreign(methods: tuple[str, ...]) -> str:

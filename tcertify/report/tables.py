@@ -427,7 +427,12 @@ _LAYOUTS: dict[str, Callable[[Table], str]] = {
 
 def _notes(result: Result) -> list[str]:
     notes = [result.claim] if result.claim else []
-    if result.stopped_early:
+    if result.stopped_early and result.reported:
+        notes.append(
+            f"{result.name} stopped early, where its own alpha had decided: at the smaller alpha of"
+            " the reported images its accuracies may lie below those of the full run."
+        )
+    elif result.stopped_early:
         notes.append(
             f"{result.name} stopped early: only its accuracies at the radii that it decided are"
             " those of the full run, so that no ACR and no abstention is shown."

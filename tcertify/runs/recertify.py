@@ -69,13 +69,19 @@ def recertify_run(
     ------
     RunFileError, ValueError
         The file is no run of certificates, a row's votes cannot be read, arguments are out of
-        range, `top_k` together with a `method`, or `groups` or `top_k` for a run that stopped
-        early: an image's samples ended where its own class was decided, not its group.
+        range, `top_k` together with a `method`, `reported` for a run that is not complete, or
+        `groups` or `top_k` for a run that stopped early: an image's samples ended where its own
+        class was decided, not its group.
     """
     radius = None if reported is None else check_target(reported, "reported")
     with RunFile(path) as run:
         question = _Question.of(run, method, alpha, groups, top_k)
         table = table_of(run)
+        if radius is not None and table.missing:
+            raise ValueError(
+                f"`reported` needs all images of the run: `{run.path}` has {table.missing} still to"
+                " do, and where it ended may depend on what it had found."
+            )
         best = _answered(run, question, np.ones(len(table), dtype=bool))
         kept, claim = None, question.claim()
         if radius is not None:
@@ -93,7 +99,11 @@ def recertify_run(
         p_b_upper=best["p_b"].copy(),
         squared_levels=after.squared_levels(best["radius"]),
         settings=after,
-        parameters={**table.parameters, **json.loads(json.dumps(asdict(after)))},
+        parameters={
+            **table.parameters,
+            **json.loads(json.dumps(asdict(after))),
+            **question.asked(reported),
+        },
         claim=" ".join(claim),
         top_k=top_k,
         kept=kept,
@@ -181,6 +191,18 @@ class _Question:
         """The same question at another alpha."""
         levels = self.before.schedule.scaled(alpha).levels
         return replace(self, after=replace(self.after, alpha=alpha, look_levels=levels))
+
+    def asked(self, reported: float | None) -> dict[str, Any]:
+        """What was asked for besides the settings, as it stands among the parameters."""
+        names = None if self.groups is None else [*self.groups.names]
+        index = None if self.groups is None else self.groups.index.tolist()
+        given = {
+            "reported": reported,
+            "top_k": self.top_k,
+            "group_names": names,
+            "group_of_class": index,
+        }
+        return {name: value for name, value in given.items() if value is not None}
 
     def claim(self) -> list[str]:
         """Return what the certificates say, where it is not what certificates usually say."""

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -237,3 +238,9 @@ def test_published_logs_were_made_with_what_they_state():
         runner_up = audit.fits[1]
         assert audit.best.evidence - runner_up.evidence > 10
         assert not audit.contradicted
+
+
+def test_a_log_of_top_k_certificates_is_not_audited_as_certify():
+    log = replace(log_of(np.array([990]), n=1000, alpha=0.001), methods=("top-3",))
+    with pytest.raises(ValueError, match="made by top-3, not by plain CERTIFY"):
+        smallest_counts(log, sigma=0.5, n=1000, alpha=0.001)

@@ -196,3 +196,9 @@ def test_top_k_tables_speak_of_the_most_probable_classes():
 
 def test_the_claim_of_a_result_stands_first_below_its_table():
     assert certified_table([result(claim="It holds.", failed=1)]).notes()[0] == "It holds."
+
+
+def test_reported_images_of_an_early_stopped_run_are_not_said_to_be_those_of_the_full_run():
+    one = result(stopped_early=True, radii=(0.5,), reported=True)
+    (note,) = certified_table([one], [0.5]).notes()
+    assert "may lie below those of the full run" in note

@@ -269,3 +269,26 @@ def test_votes_of_groups_are_those_that_groups_are_certified_from(full):
 
 def certify_votes_of(votes):
     return certify_counts(votes.counts, votes.top, sigma=0.5, invalid=votes.invalid).radius
+
+
+def test_reported_needs_all_images_of_the_run(tmp_path):
+    whole, part = tmp_path / "whole.run", tmp_path / "part.run"
+    certify(whole)
+    with RunFile(whole) as run:
+        rows, parameters = [*run.rows()], run.parameters
+    with RunWriter(part, parameters, {}, range(12)) as writer:
+        writer.add(rows[:3])
+    with pytest.raises(ValueError, match=r"`reported` needs all images.*9 still to do"):
+        recertify_run(part, reported=0.25)
+
+
+def test_parameters_of_the_table_say_what_was_asked(tmp_path):
+    certify(tmp_path / "a.run")
+    table = recertify_run(tmp_path / "a.run", reported=0.25, top_k=1, groups={"both": [0, 2]})
+    asked = {
+        "reported": 0.25,
+        "top_k": 1,
+        "group_names": ["both", "1"],
+        "group_of_class": [0, 1, 0],
+    }
+    assert {name: table.parameters[name] for name in asked} == asked
