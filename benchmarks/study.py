@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
@@ -93,7 +94,7 @@ STUDIES = {
     "fashion-mnist": Study(
         dataset="fashion-mnist",
         file="study_fashion",
-        recipe=Recipe(epochs=3, batch=128, lr=0.05, warmup=0.25, k=4),
+        recipe=Recipe(epochs=2, batch=128, lr=0.05, warmup=0.25, k=4),
         sigmas=(0.25, 0.5),
         seeds=3,
         images=500,
@@ -447,10 +448,7 @@ def main(
         jobs = [(study, arm, seed, False) for seed in range(study.seeds) for arm in arms]
         runs = list(tqdm(pool.map(run, jobs), "runs", len(jobs)))
     made = {
-        "command": f"python benchmarks/study.py {dataset}"
-        + "".join(
-            f" --{key} {value}" for key, value in (asked | {"epochs": epochs}).items() if value
-        ),
+        "command": " ".join(["python benchmarks/study.py", *sys.argv[1:]]),
         "commit": _commit(),
         "device": f"{workers} cores of {_processor()}, torch {torch.__version__}",
         "minutes": round((time.perf_counter() - started) / 60, 1),
