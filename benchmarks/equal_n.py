@@ -35,10 +35,10 @@ from torch import nn
 
 from benchmarks import ROOT, parser_of
 from benchmarks.implementations import ResidualNet, field_votes
+from benchmarks.tuning import tune
 from tcertify.classifiers import Classifier, Execution
 from tcertify.sampling import ESTIMATION, GaussianNoise, Sampler
 from tcertify.sampling.memory import kept
-from tcertify.sampling.tuning import tune
 
 SIGMA, IMAGES, PASSES = 0.5, 2, 3
 

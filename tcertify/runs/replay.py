@@ -22,9 +22,8 @@ from tcertify.runs.provenance import (
     recorded_allow,
     recorded_execution,
 )
-from tcertify.runs.row import Row
+from tcertify.runs.row import Row, too_good
 from tcertify.runs.settings import Settings
-from tcertify.runs.verify import too_good
 from tcertify.sampling import ESTIMATION, PREDICTION, SELECTION, Sampler
 
 #: On another kind of device, or with another version of torch, this share of votes may move.

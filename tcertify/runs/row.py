@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ MAX_IMAGES = 2**32
 
 #: More than thirty years for one image are no measurement.
 MAX_SECONDS = 1e9
+
+#: Other versions of the special functions may round a bound otherwise, by less than this.
+_ROUNDING = 1e-9
 
 _INT64 = 8
 _MOST_TEXT = 2000
@@ -268,3 +272,21 @@ def unpack(content: bytes, *, most: int) -> NDArray[np.int64]:
         raise ValueError("it ends too early or too late")
     places = np.frombuffer(planes, np.uint8).reshape(_INT64, -1)
     return np.ascontiguousarray(places.T).view("<i8").astype(np.int64).reshape(-1)
+
+
+def too_good(row: Row, found: Any, votes: str = "its votes") -> Iterator[str]:
+    """Yield what a row says beyond the certificate `found` that its votes give."""
+    slack, image = 1 + _ROUNDING, f"Image {row.image_id}"
+    if row.predicted not in (-1, found["predicted"]):
+        yield f"{image}: class {row.predicted}, but {votes} give {found['predicted']}."
+    if not row.radius <= found["radius"] * slack:
+        yield (
+            f"{image}: radius {row.radius!r}, but {votes} support only {float(found['radius'])!r}."
+        )
+    if row.predicted == -1 and row.radius > 0:
+        yield f"{image}: radius {row.radius!r} beside an abstention."
+    if not (row.p_a_lower <= found["p_a"] * slack and row.p_b_upper * slack >= found["p_b"]):
+        yield (
+            f"{image}: bounds {row.p_a_lower!r} and {row.p_b_upper!r}, but {votes}"
+            f" support only {float(found['p_a'])!r} and {float(found['p_b'])!r}."
+        )

@@ -11,7 +11,7 @@ import numpy as np
 
 from tcertify._checks import check_whole
 from tcertify.runs.file import RunFile
-from tcertify.runs.row import Row
+from tcertify.runs.row import Row, too_good
 from tcertify.runs.settings import MAX_VOTES, Settings
 from tcertify.votes import Votes
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 #: Rows that are recomputed together, and what their votes may take.
 _CHUNK, _CHUNK_VOTES = 256, MAX_VOTES
-
-#: Other versions of the special functions may round a bound otherwise, by less than this.
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -143,24 +140,6 @@ def verify_run(
                 fresh_seed=found.seed,
             )
         return report
-
-
-def too_good(row: Row, found: Any, votes: str = "its votes") -> Iterator[str]:
-    """Yield what a row says beyond the certificate `found` that its votes give."""
-    slack, image = 1 + _ROUNDING, f"Image {row.image_id}"
-    if row.predicted not in (-1, found["predicted"]):
-        yield f"{image}: class {row.predicted}, but {votes} give {found['predicted']}."
-    if not row.radius <= found["radius"] * slack:
-        yield (
-            f"{image}: radius {row.radius!r}, but {votes} support only {float(found['radius'])!r}."
-        )
-    if row.predicted == -1 and row.radius > 0:
-        yield f"{image}: radius {row.radius!r} beside an abstention."
-    if not (row.p_a_lower <= found["p_a"] * slack and row.p_b_upper * slack >= found["p_b"]):
-        yield (
-            f"{image}: bounds {row.p_a_lower!r} and {row.p_b_upper!r}, but {votes}"
-            f" support only {float(found['p_a'])!r} and {float(found['p_b'])!r}."
-        )
 
 
 def _verified(run: RunFile) -> Report:

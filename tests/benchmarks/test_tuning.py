@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tcertify.sampling.tuning import tune
+from benchmarks.tuning import tune
 
 
 class Machine:
