@@ -152,7 +152,7 @@ def jia_top_k_radius(votes: Votes, k: int, *, sigma: float, alpha: float = 0.001
     --------
     >>> votes = Votes.of([[400, 390, 150, 60]], [1])
     >>> jia_top_k_radius(votes, 3, sigma=0.5).round(3)
-    array([0.214])
+    array([0.229])
     """
     sigma, alpha = _checks.check_positive("sigma", sigma), _checks.check_alpha("alpha", alpha)
     classes = votes.counts.shape[-1]

@@ -64,7 +64,8 @@ def resident():
 faults()
 found = {"before": faults()}
 with kept() as keeps:
-    faults()
+    for _ in range(5):  # a block of this size lies where it fits only after a few
+        faults()
     found |= {"within": faults(), "resident within": resident()}
 found |= {"resident after": resident(), "after": faults(), "keeps": keeps}
 print(json.dumps(found))
@@ -90,13 +91,11 @@ def run(**environment):
 
 @on_glibc
 def test_blocks_above_every_limit_are_kept_within_and_given_back_afterwards():
-    # Addresses are random: where the heap cannot grow in place, glibc maps after all.
-    tries = (run() for _ in range(5))
-    found = next((f for f in tries if f["within"] < f["before"] / 10), None)
-    assert found is not None
+    found = run()
     assert found["keeps"]
+    assert found["within"] < found["before"] / 10
     assert found["before"] >= 4 * 2**27 // 2**21  # once per page, of 2 MiB at most
-    assert found["after"] > found["before"] / 2
+    assert found["after"] > found["before"] / 10
     pages = 2**27 // os.sysconf("SC_PAGE_SIZE")
     assert found["resident after"] < found["resident within"] - pages // 2
 
