@@ -12,6 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 #: Above this, float64 no longer holds every whole number, and counts would be rounded.
 MAX_SAMPLES = 2**53
 
+#: Below this, parts of a failure probability would be no normal numbers.
+LEAST_ALPHA = 1e-300
+
 
 def check_whole(name: str, value: Any, *, minimum: int = 1, maximum: int = MAX_SAMPLES) -> int:
     """Return `value` as an int; bool, fractions and numbers out of range are errors."""
@@ -59,10 +62,7 @@ def check_non_negative(name: str, value: Any) -> float:
 
 def check_alpha(name: str, value: Any) -> float:
     """Return a failure probability as a float in (0, 1)."""
-    real = check_real(name, value)
-    if not 0 < real < 1:
-        raise ValueError(f"`{name}` must be in (0, 1), got {real}.")
-    return real
+    return float(check_alphas(name, check_real(name, value)))
 
 
 def check_alphas(name: str, value: ArrayLike) -> NDArray[np.float64]:
@@ -71,6 +71,8 @@ def check_alphas(name: str, value: ArrayLike) -> NDArray[np.float64]:
     bad = ~((array > 0) & (array < 1))
     if bad.any():
         raise ValueError(f"`{name}` must be in (0, 1), got {array[bad].flat[0]}.")
+    if (array < LEAST_ALPHA).any():
+        raise ValueError(f"`{name}` must be at least {LEAST_ALPHA}, got {array.min()}.")
     return array
 
 

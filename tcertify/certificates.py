@@ -15,11 +15,10 @@ from tcertify._checks import (
     check_choice,
     check_positive,
     check_real,
-    check_whole_array,
 )
 from tcertify.bounds import clopper_pearson, joint, multiclass
 from tcertify.radius import l2_radius_of_bounds, l2_radius_of_gap
-from tcertify.votes import Votes
+from tcertify.votes import Votes, check_counts
 
 #: What is predicted where nothing is certified.
 ABSTAIN = -1
@@ -179,7 +178,7 @@ def predict_counts(counts: ArrayLike, alpha: float) -> NDArray[np.int64]:
     >>> predict_counts([[80, 20, 0], [52, 48, 0]], alpha=0.001)
     array([ 0, -1])
     """
-    votes = check_whole_array("counts", counts)
+    votes = check_counts(counts)
     alpha = check_alpha("alpha", alpha)
     second, first = np.moveaxis(np.sort(votes, axis=-1)[..., -2:], -1, 0)
     # P(Bin(m, 1/2) >= first), doubled; the factor keeps rounding in betainc on the safe side.
@@ -245,6 +244,8 @@ def _radius(
 
 
 def _check_grid(grid: Sequence[float]) -> tuple[float, ...]:
+    if np.ndim(grid) != 1:
+        raise ValueError(f"`grid` must be a sequence of numbers, got {grid!r}.")
     shares = tuple(check_real("grid", share) for share in grid)
     bad = [share for share in shares if not 0 < share <= 1]
     if bad or not shares:

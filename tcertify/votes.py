@@ -42,9 +42,7 @@ class Votes:
             `counts` negative, not whole, without a second class, or of a sum that is 0 or above
             2^53; `top` outside [0, C); shapes that do not fit.
         """
-        votes = check_whole_array("counts", counts)
-        if votes.ndim == 0 or votes.shape[-1] < 2:
-            raise ValueError(f"`counts` must have at least 2 classes, got shape {votes.shape}.")
+        votes = check_counts(counts)
         inputs = votes.shape[:-1]
         tops = check_whole_array("top", top, maximum=votes.shape[-1] - 1)
         if tops.shape != inputs:
@@ -112,3 +110,11 @@ class Votes:
     def __getitem__(self, index: Any) -> Votes:
         """The votes of a part of the inputs."""
         return Votes(self.counts[index], *map(np.asarray, (self.top[index], self.invalid[index])))
+
+
+def check_counts(counts: ArrayLike) -> NDArray[np.int64]:
+    """Return votes as an int64 array (..., C), of at least 2 classes."""
+    votes = check_whole_array("counts", counts)
+    if votes.ndim == 0 or votes.shape[-1] < 2:
+        raise ValueError(f"`counts` must have at least 2 classes, got shape {votes.shape}.")
+    return votes

@@ -10,7 +10,7 @@ from scipy.special import ndtri
 
 from tcertify import ABSTAIN, Votes, certify_counts
 from tcertify.bounds import clopper_pearson_lower, multiclass_upper
-from tcertify.certificates import GRID, METHODS, certify_votes
+from tcertify.certificates import GRID, METHODS, certify_votes, predict_counts
 from tests.reference import trinomial
 
 
@@ -182,3 +182,22 @@ def test_a_sigma_among_the_smallest_floats_rounds_radii_down():
             result = certify_counts([10**6, 0], 0, sigma=sigma, method=method)
             exact = Fraction(sigma) * Fraction(float(-ndtri(-np.expm1(np.log(1e-3) / 1e6))))
             assert 0 <= Fraction(float(result.radius)) <= exact
+
+
+@pytest.mark.parametrize("method", ["certify", "joint", "t-certify"])
+@pytest.mark.parametrize("counts", [[99, 1, 0], [50, 49, 1], [100_000, 3, 0], [1, 0, 0]])
+def test_the_smallest_alpha_gives_bounds_that_are_numbers_and_a_smaller_one_is_refused(
+    method, counts
+):
+    found = certify_counts(counts, 0, sigma=0.5, alpha=1e-300, method=method)
+    assert 0 <= found.p_a_lower <= found.p_b_upper <= 1
+    assert 0 <= found.radius < np.inf
+    with pytest.raises(ValueError, match="`alpha` must be at least 1e-300, got 5e-324"):
+        certify_counts(counts, 0, sigma=0.5, alpha=5e-324, method=method)
+
+
+def test_counts_and_grids_that_are_single_numbers_are_refused():
+    with pytest.raises(ValueError, match=r"`counts` must have at least 2 classes, got shape \(\)"):
+        predict_counts(5, 0.001)
+    with pytest.raises(ValueError, match=r"`grid` must be a sequence of numbers, got 0\.5"):
+        certify_counts([9, 1], 0, sigma=0.5, alpha=0.001, method="t-certify", grid=0.5)

@@ -189,8 +189,10 @@ def _stirling_error(m: Floats) -> Floats:
 
 def _deviance_part(k: Floats, mean: Floats) -> Floats:
     """One side of the deviance, k log(k / mean) + mean - k."""
-    excess = (k - mean) / mean
-    return mean * (xlog1py(1 + excess, excess) - excess)
+    there = np.where(mean > 0, mean, 1.0)
+    excess = (k - there) / there
+    part = there * (xlog1py(1 + excess, excess) - excess)
+    return np.where(mean > 0, part, np.where(k > 0, np.inf, 0.0))
 
 
 def _in_blocks(

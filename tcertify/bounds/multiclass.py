@@ -109,7 +109,7 @@ def _bound(rows: Floats, n: Floats, alpha: Floats) -> Floats:
     flipped = bound > 0.5  # then the steps go in 1 - p, which keeps its digits
     start = np.where(flipped, clopper_pearson.lower(n - top, n, share), bound)
     terms = _Terms.of(row, np.where(flipped[row], n[row] - k, k), n[row], weight, flipped[row])
-    terms = terms.where(terms.log_ceiling(start[row]) > np.log(_NEGLIGIBLE * alpha[row]))
+    terms = terms.where(terms.log_ceiling(start[row]) > np.log(_NEGLIGIBLE) + np.log(alpha[row]))
     several = np.flatnonzero(np.bincount(terms.row, minlength=n.size) > 1)
     root, error = _root_of_sum(terms, several, n[several], alpha[several], start[several])
     mirrored = np.nextafter(1 - root * (1 - error), 1)

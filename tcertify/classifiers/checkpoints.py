@@ -47,6 +47,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         ".".join(part for part in str(name).split(".") if part != "module"): tensor
         for name, tensor in state.items()
     }
+    if len(named) < len(state):
+        raise ValueError(f"{path} holds a parameter twice, under names that differ by 'module.'.")
     if path.suffix == ".safetensors":
         return Checkpoint(named, *_recorded(path.with_suffix(".json")))
     architecture = content.get("arch")
