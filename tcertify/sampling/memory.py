@@ -57,6 +57,8 @@ def kept() -> Iterator[bool]:
     which took more than half of the time of a network with large activations. Here nothing is
     mapped and nothing given back until the last of those who asked for it leaves: then the limits
     are as glibc has them in a process that has freed a large block, and what is free is given back.
+    Small blocks that settle between large ones may let the heap grow to several times the largest
+    block, a few passes long.
 
     Only where the process allocates through glibc, and nobody has set its limits in the environment
     (``MALLOC_*``, ``GLIBC_TUNABLES``); elsewhere nothing happens.
