@@ -8,7 +8,7 @@ INSTALL = $(PIP) install -c constraints.txt torch && $(PIP) install -c constrain
 TWINS := tests/kernels/test_noise.py tests/kernels/test_integer_noise.py tests/kernels/test_counting.py tests/bounds
 COVERAGE := --cov --cov-fail-under=95
 
-.PHONY: demo test lint bench study study-fashion clean
+.PHONY: demo test lint bench study study-fashion fuzz clean
 
 demo: .venv/demo
 	@$(BIN)/tcertify demo
@@ -34,6 +34,10 @@ study: .venv/test
 
 study-fashion: .venv/test
 	$(BIN)/python benchmarks/study.py fashion-mnist
+
+# Every parser against damaged files, with many examples each, within an hour.
+fuzz: .venv/test
+	HYPOTHESIS_PROFILE=thorough timeout 3600 $(BIN)/python -m pytest -q tests/fuzz --timeout 1800
 
 clean:
 	rm -rf .venv build dist
