@@ -16,7 +16,7 @@ demo: .venv/demo
 # The suite as users run it, then the compiled code as plain Python, where coverage can see it.
 test: .venv/test
 	$(BIN)/python -m pytest --cov --cov-report=
-	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q $(TWINS) --cov-append $(COVERAGE)
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q $(TWINS) -k "not shim and not sm_" --cov-append $(COVERAGE)
 
 lint: .venv/lint
 	$(BIN)/ruff check .
