@@ -22,8 +22,8 @@ from tcertify.sampling.batch import Batch, suitable_rows
 from tcertify.sampling.memory import free_memory, is_out_of_memory, kept
 from tcertify.sampling.noise import Noise
 
-#: Elements of noise for which memory is kept: for fewer, giving it back takes longer than faults.
-_KEPT_ELEMENTS = 2**26
+#: Elements of noise for which memory is kept: for fewer, some 10 ms to give it back weigh more.
+_KEPT_ELEMENTS = 2**22
 
 Result = TypeVar("Result")
 
