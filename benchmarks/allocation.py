@@ -58,7 +58,7 @@ def votes_of(counts, n):
 
 
 def fixed(images, n, alpha=ALPHA):
-    """Radii of a run of n samples an image."""
+    """Radii of a run of n samples per image."""
     counts = images.path((n,))[0]
     return certify_votes(
         votes_of(counts, n), sigma=images.sigma, alpha=alpha, method="joint"

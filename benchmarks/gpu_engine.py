@@ -1,4 +1,4 @@
-"""What only a GPU can show of the engine: samples a second, idle time, a data set's minutes.
+"""What only a GPU can show of the engine: samples per second, idle time, a data set's minutes.
 
 The networks have random weights: the time of a forward pass, no skill.
 """
