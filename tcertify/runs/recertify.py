@@ -279,7 +279,7 @@ def _batches(run: RunFile) -> Iterator[tuple[Row, ...]]:
             try:
                 row.check(run.settings)
             except ValueError as error:
-                raise RunFileError(f"Image {row.image_id}: {error}") from None
+                raise RunFileError(f"`{run.path}`, image {row.image_id}: {error}") from None
         yield rows
 
 

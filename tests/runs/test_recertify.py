@@ -105,7 +105,7 @@ def test_images_that_failed_stay_failed(tmp_path):
 
 def test_votes_that_cannot_be_used_are_named(run):
     forge_row(run, 4, lambda row: replace(row, look=99))
-    with pytest.raises(RunFileError, match="Image 4: it has votes at"):
+    with pytest.raises(RunFileError, match=r"a\.run`, image 4: it has votes at"):
         recertify_run(run)
     forge_columns(run, 4, looks=b"x")
     with pytest.raises(RunFileError, match="The row of image 4 holds no votes"):
