@@ -6,7 +6,6 @@ from scipy.special import ndtri
 from tcertify.bounds import joint_lower
 from tcertify.bounds._approximate import approximate_lower, deviation
 
-
 compiled = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT), reason="the joint bound takes minutes as plain Python"
 )
