@@ -236,7 +236,7 @@ def _columns(rank: float, n: int, z: float, first: int, last: int) -> NDArray[np
 @njit(cache=True, nogil=True)
 def _lower_tail(k: int, m: int, r: float) -> tuple[float, float]:
     """An upper bound of P(Bin(m, r) <= k) and the mass at k (0: not to be carried on)."""
-    if r == 0.0:
+    if r < 1e-290:  # 1 is all but exact there, and quotients by r stay finite above
         return 1.0, 0.0
     mass = _mass(k, m, r, 1.0 - r)
     if mass < TINY:

@@ -276,6 +276,12 @@ def exact_probability(columns, n, q, r):
     return total
 
 
+def test_a_region_s_probability_is_bounded_where_a_rate_is_subnormal():
+    for rate in (2.225073858507e-311, 5e-324, 1e-290):
+        bound = kernel._probability((np.array([0, 0, 0]), 0, 2, 60.0), 0.5, rate)
+        assert 1.0 <= bound <= 1.0 + 2e-9
+
+
 @given(st.data())
 def test_the_region_s_probability_is_bounded_from_above_and_closely(data):
     n = data.draw(st.integers(1, 16))
