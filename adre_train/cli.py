@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tcertify.cli.options import NameOrFile
+
 if TYPE_CHECKING:
     from adre_train.recipe import Recipe
 
+#: Those that come along, written out so that --help need not look.
+RECIPES = ("cifar10", "cifar10-adv", "digits", "imagenet", "imagenet-adv", "imagenet-k4")
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("recipe")
+@click.argument("recipe", type=NameOrFile(RECIPES))
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting.")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder that holds the data set.")
 @click.option(
