@@ -20,6 +20,9 @@ _OURS = tuple(
     for name in ("tcertify", "adre_train", "kernels")
 )
 
+#: What to install for a module of another name.
+_PACKAGES = {"flint": "python-flint", "PIL": "pillow", "sklearn": "scikit-learn"}
+
 _LONGEST = 400
 _SEE_ALL = "`tcertify --traceback COMMAND ...` shows all of it."
 
@@ -42,6 +45,9 @@ def explain(error: BaseException, spelled: Mapping[str, str]) -> str:
         )
     if in_network:
         return f"The network failed on a batch of images: {_described(error)} {_SEE_ALL}"
+    if isinstance(error, ModuleNotFoundError) and error.name and "pip install" not in str(error):
+        module = error.name.partition(".")[0]
+        return f"{module} is not installed: pip install {_PACKAGES.get(module, module)}."
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{_shown(error.filename)}: " if error.filename is not None else ""
         return f"{where}{error.strerror}."

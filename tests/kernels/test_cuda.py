@@ -172,7 +172,7 @@ def test_a_launch_goes_to_the_current_stream_under_the_guard_of_the_device(monke
 
 def test_a_missing_cupy_is_an_error_that_names_the_pip_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'tcertify\[cuda13\]'"):
+    with pytest.raises(ModuleNotFoundError, match="pip install cupy-cuda13x 'nvidia"):
         _cuda.kernel.__wrapped__("noise", "contiguous_float32")
 
 
