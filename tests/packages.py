@@ -65,7 +65,7 @@ def as_a_stranger(environment, *command):
         done = subprocess.run(
             [environment / "bin" / command[0], *command[1:]],
             cwd=folder,
-            env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"},
+            env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "CUPY_CACHE_DIR": folder},
             user=NOBODY if root else None,
             group=NOBODY if root else None,
             extra_groups=[] if root else None,
@@ -80,14 +80,21 @@ def as_a_stranger(environment, *command):
 def check(version, wheel, extra, folder):
     """Raise unless the wheel with an extra works; return what was seen."""
     environment = installed(version, wheel, extra, folder)
-    seen = as_a_stranger(environment, "tcertify", "--version").strip()
-    if extra:
-        lines = as_a_stranger(environment, "tcertify", "doctor").splitlines()
-        seen = " ".join(next(line for line in lines if f"[{extra}]" in line).split())
+    if not extra:
+        return as_a_stranger(environment, "tcertify", "--version").strip()
     if extra == "demo":
         short = ("--N", "1000", "--max", "20", "--epochs", "3")
-        seen = as_a_stranger(environment, "tcertify", "demo", *short).splitlines()[0]
-    return seen
+        return the_line(as_a_stranger(environment, "tcertify", "demo", *short), "joint")
+    found = as_a_stranger(environment, "tcertify", "doctor")
+    return the_line(found, "ok  " + ("cuda kernels" if extra.startswith("cuda") else f"[{extra}]"))
+
+
+def the_line(text, start):
+    """The line that begins so, or an error that shows all."""
+    found = [" ".join(line.split()) for line in text.splitlines() if line.startswith(start)]
+    if not found:
+        raise RuntimeError(f"no line {start!r} in\n{text}")
+    return found[0]
 
 
 def main(versions):
@@ -107,7 +114,7 @@ def main(versions):
             for extra in extras():
                 try:
                     seen = check(version, wheel, extra, folder)
-                except (RuntimeError, StopIteration) as error:
+                except RuntimeError as error:
                     failed, seen = True, f"FAILED: {error}"
                 print(f"{version}  {extra or '(no extra)':<12}{seen}", flush=True)
     return int(failed)

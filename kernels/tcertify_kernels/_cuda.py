@@ -43,6 +43,11 @@ def kernel(stem: str, name: str) -> Any:
     """A kernel of ``<stem>.cu``; CuPy compiles it at its first call on each device."""
     try:
         import cupy
+    except OSError as error:
+        raise OSError(
+            f"CuPy cannot keep compiled kernels in {error.filename}: set CUPY_CACHE_DIR to a folder"
+            " that is writable."
+        ) from None
     except ImportError as error:
         raise ModuleNotFoundError(
             "CUDA tensors need CuPy, which is not installed: `pip install cupy-cuda13x "

@@ -128,6 +128,8 @@ def _cuda_kernels() -> Finding:
         missing = find_spec("cupy") is None
         found = "CuPy is not installed" if missing else " ".join(str(error).split())[:200]
         mend = f"for a GPU: {_line_of(extra)}"
+        if isinstance(error, OSError) and error.filename:
+            mend = "set CUPY_CACHE_DIR to a folder that is writable"
         return Finding("cuda kernels", "broken" if needed else "absent", found, mend)
     ran = "and count on the device" if needed else "for no device"
     return Finding("cuda kernels", "works", f"NVRTC {compiler} compiles them, {ran}")

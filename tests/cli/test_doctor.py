@@ -37,6 +37,14 @@ def test_a_missing_compiler_is_named_with_the_line_that_brings_it(monkeypatch):
     assert things["cuda kernels"]["mend"].startswith("for a GPU: pip install")
 
 
+def test_a_folder_that_cupy_cannot_write_is_mended_by_a_variable(monkeypatch):
+    def unwritable():
+        raise PermissionError(13, "Permission denied", "/nowhere")
+
+    monkeypatch.setattr("tcertify_kernels.compiling.compile_counting", unwritable)
+    assert found()[1]["cuda kernels"]["mend"].startswith("set CUPY_CACHE_DIR")
+
+
 def test_kernels_that_count_wrongly_are_broken(monkeypatch):
     monkeypatch.setattr("tcertify_kernels.count_votes", lambda counts, logits, slot: counts)
     status, things = found()

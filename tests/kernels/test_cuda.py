@@ -176,6 +176,18 @@ def test_a_missing_cupy_is_an_error_that_names_the_pip_line(monkeypatch):
         _cuda.kernel.__wrapped__("noise", "contiguous_float32")
 
 
+def test_a_cache_that_cannot_be_written_is_an_error_that_says_what_to_set(monkeypatch):
+    class Unwritable:
+        def find_spec(self, name, path=None, target=None):
+            if name == "cupy":
+                raise PermissionError(13, "Permission denied", "/nowhere")
+
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Unwritable(), *sys.meta_path])
+    with pytest.raises(OSError, match="in /nowhere: set CUPY_CACHE_DIR to a folder"):
+        _cuda.kernel.__wrapped__("noise", "contiguous_float32")
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_captured_graph_replays_with_samples_that_the_device_advances(kind):
