@@ -22,6 +22,7 @@ from tcertify.runs.rounds import FAILURES_IN_A_ROW, Rounds
 from tcertify.runs.row import MAX_IMAGES
 from tcertify.runs.seeds import check_seed, with_seed
 from tcertify.runs.settings import Settings
+from tcertify.runs.shards import check_shard, part_of
 from tcertify.runs.table import RunTable, read_run
 from tcertify.sampling import Sampler
 from tcertify.sampling.defects import CHANGED_STATE, check_codes, find_defects, remarks, settle
@@ -50,6 +51,7 @@ def certify_dataset(
     levels: int | None = None,
     seed: int | str = 0,
     indices: Iterable[int] | None = None,
+    shard: tuple[int, int] | None = None,
     num_classes: int | None = None,
     batch_size: int | None = None,
     device: Device = None,
@@ -105,6 +107,10 @@ def certify_dataset(
         chooses it.
     indices : iterable of int, optional
         The images to certify; all of them without it.
+    shard : (int, int), optional
+        ``(i, n)`` certifies part i of n, from 1: every n-th of these images. `merge_runs` joins the
+        parts into the run that a single process would have made. The seed must be the same for
+        each, so that it cannot be "random".
     num_classes : int, optional
         Width of the logits; without it, the number of classes that the data set says.
     batch_size : int, optional
@@ -159,7 +165,8 @@ def certify_dataset(
         noise=noise,
         levels=levels,
         seed=seed,
-        plan=_plan(dataset, indices),
+        whole=_plan(dataset, indices),
+        shard=shard,
         batch_size=batch_size,
         device=device,
         execution=execution,
@@ -183,6 +190,7 @@ def predict_dataset(
     levels: int | None = None,
     seed: int | str = 0,
     indices: Iterable[int] | None = None,
+    shard: tuple[int, int] | None = None,
     num_classes: int | None = None,
     batch_size: int | None = None,
     device: Device = None,
@@ -209,7 +217,8 @@ def predict_dataset(
         noise=noise,
         levels=levels,
         seed=seed,
-        plan=_plan(dataset, indices),
+        whole=_plan(dataset, indices),
+        shard=shard,
         batch_size=batch_size,
         device=device,
         execution=execution,
@@ -230,7 +239,8 @@ def _run(
     noise: str,
     levels: int | None,
     seed: int | str,
-    plan: list[int],
+    whole: list[int],
+    shard: tuple[int, int] | None,
     batch_size: int | None,
     device: Device,
     execution: Execution | None,
@@ -245,18 +255,30 @@ def _run(
     check_seed(seed)
     classifier = Classifier.of(model, settings.num_classes, device=device, execution=execution)
     there = _resumed(out) if resume and not overwrite else None
-    settings = _with_noise(settings, noise, levels, dataset, plan, allow, there)
-    settings = with_seed(settings, seed, classifier, dataset, plan, there)
+    if shard is not None:
+        shard = check_shard(shard, len(whole), seed, resumed=there is not None)
+    plan = part_of(whole, shard)
+    # what rows depend on is decided by the whole run, so that shards agree
+    settings = _with_noise(settings, noise, levels, dataset, whole, allow, there)
+    settings = with_seed(settings, seed, classifier, dataset, whole, there)
     if on_start:
         on_start(settings)
     on_cpu = classifier.device.type == "cpu"
     with kept() if on_cpu else nullcontext(False) as memory_kept:
         sampler = Sampler(classifier, settings.noise_source(), batch_size=batch_size)
         state = classifier.parts().state
-        warnings, probed = _check_classifier(sampler, dataset, plan, allow)
-        parameters = {**asdict(settings), **provenance(classifier, dataset, plan, allow, probed)}
+        warnings, probed = _check_classifier(sampler, dataset, whole, allow)
+        parameters = {**asdict(settings), **provenance(classifier, dataset, whole, allow, probed)}
         facts = environment(sampler, memory_kept)
-        with RunWriter(out, parameters, facts, plan, resume=resume, overwrite=overwrite) as writer:
+        with RunWriter(
+            out,
+            parameters,
+            facts,
+            plan,
+            whole=whole if len(plan) < len(whole) else None,
+            resume=resume,
+            overwrite=overwrite,
+        ) as writer:
             if resume:
                 check_probe(writer.path, writer.parameters, classifier, dataset)
             for text in (*getattr(dataset, "notes", ()), *warnings, *_owed(settings, probed)):
