@@ -13,7 +13,7 @@ from tests.adre_train.test_train import same
 
 ROOT = Path(__file__).parents[2]
 
-#: Without the variable, agents of torch 2.13 that restart wait for a store that died with a worker.
+#: Without it, workers that torch 2.13 starts again look for the addresses of those that are dead.
 ENVIRONMENT = {
     **os.environ,
     "OMP_NUM_THREADS": "1",
