@@ -1,11 +1,11 @@
-"""What bounds a run beyond one machine: the one writer of its file, merging, and the start of a shard.
+"""What bounds a run beyond one machine: the writer of its file, merging, the start of a shard.
 
     python -m pytest benchmarks/test_scale.py --benchmark-enable \
         --benchmark-json=benchmarks/results/scale.json
 
-Goal: at least 2,000 rows a second into the run file, for 10 and for 1,000 classes. What is written is
-read back and compared first. Times are wall clock, since a writer waits for its disk; `extra_info`
-has the rows per second of the best round, by the clock and by the processor time.
+Goal: at least 2,000 rows a second into the run file, for 10 and for 1,000 classes. What is written
+is read back and compared first. Times are wall clock, since a writer waits for its disk;
+`extra_info` has the rows per second of the best round, by the clock and by the processor time.
 """
 
 import itertools
