@@ -164,6 +164,11 @@ _run_options = together(
 @click.option(
     "--radii", type=Radii(), help="Stop sampling an image once all these radii are decided."
 )
+@click.option(
+    "--radius-loss",
+    type=float,
+    help="Sample each image just often enough to keep all but this share of its radius: .05.",
+)
 def certify(
     images: DataOptions,
     selection: Selection,
@@ -174,6 +179,7 @@ def certify(
     method: str,
     target_radius: float | None,
     radii: list[float] | None,
+    radius_loss: float | None,
 ) -> None:
     """Certify the images of a data set.
 
@@ -194,10 +200,14 @@ def certify(
         if radii is not None:
             raise click.UsageError("--target-radius and --radii exclude each other.")
         radii = [target_radius]
+    if radii is not None and radius_loss is not None:
+        raise click.UsageError("--radius-loss excludes --radii and --target-radius.")
     check_useful(n, options.alpha)
     largest = largest_radius(n, options.alpha, options.sigma)
     _run(
-        functools.partial(certify_dataset, n0=n0, n=n, method=method, radii=radii),
+        functools.partial(
+            certify_dataset, n0=n0, n=n, method=method, radii=radii, radius_loss=radius_loss
+        ),
         images,
         selection,
         model,

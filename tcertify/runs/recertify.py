@@ -83,7 +83,7 @@ def recertify_run(
                 f"`reported` needs all images of the run: `{run.path}` has {table.missing} still to"
                 " do, and where it ended may depend on what it had found."
             )
-        kept, claim = None, question.claim()
+        kept, claim = None, [*filter(None, [table.claim]), *question.claim()]
         every = np.ones(len(table), dtype=bool)
         if radius is None or not question.is_the_run_s:
             best = _answered(run, question, every)
