@@ -21,6 +21,7 @@ from tcertify.runs.machine import Cluster, Job, machine
 from tcertify.runs.row import MAX_IMAGES, Row
 from tcertify.runs.seeds import check_seed, with_seed
 from tcertify.runs.settings import Settings
+from tcertify.runs.shards import check_shard, part_of
 from tcertify.runs.table import RunTable, read_run
 from tcertify.sampling.defects import check_codes
 from tcertify.sampling.noise import choose_noise
@@ -47,6 +48,7 @@ def certify_dataset(
     levels: int | None = None,
     seed: int | str = 0,
     indices: Iterable[int] | None = None,
+    shard: tuple[int, int] | None = None,
     num_classes: int | None = None,
     batch_size: int | None = None,
     device: Device = None,
@@ -103,6 +105,10 @@ def certify_dataset(
         chooses it.
     indices : iterable of int, optional
         The images to certify; all of them without it.
+    shard : (int, int), optional
+        ``(i, n)`` certifies part i of n, from 1: every n-th of these images. `merge_runs` joins the
+        parts into the run that a single process would have made. The seed must be the same for
+        each, so that it cannot be "random".
     num_classes : int, optional
         Width of the logits; without it, the number of classes that the data set says.
     batch_size : int, optional
@@ -159,7 +165,8 @@ def certify_dataset(
         noise=noise,
         levels=levels,
         seed=seed,
-        plan=_plan(dataset, indices),
+        whole=_plan(dataset, indices),
+        shard=shard,
         batch_size=batch_size,
         device=device,
         execution=execution,
@@ -184,6 +191,7 @@ def predict_dataset(
     levels: int | None = None,
     seed: int | str = 0,
     indices: Iterable[int] | None = None,
+    shard: tuple[int, int] | None = None,
     num_classes: int | None = None,
     batch_size: int | None = None,
     device: Device = None,
@@ -211,7 +219,8 @@ def predict_dataset(
         noise=noise,
         levels=levels,
         seed=seed,
-        plan=_plan(dataset, indices),
+        whole=_plan(dataset, indices),
+        shard=shard,
         batch_size=batch_size,
         device=device,
         execution=execution,
@@ -233,7 +242,8 @@ def _run(
     noise: str,
     levels: int | None,
     seed: int | str,
-    plan: list[int],
+    whole: list[int],
+    shard: tuple[int, int] | None,
     batch_size: int | None,
     device: Device,
     execution: Execution | None,
@@ -249,16 +259,26 @@ def _run(
     check_seed(seed)
     classifier = Classifier.of(model, settings.num_classes, device=device, execution=execution)
     there = _resumed(out) if resume and not overwrite else None
-    settings = _with_noise(settings, noise, levels, dataset, plan, allow, there)
-    settings = with_seed(settings, seed, classifier, dataset, plan, there)
+    if shard is not None:
+        shard = check_shard(shard, len(whole), seed, resumed=there is not None)
+    plan = part_of(whole, shard)
+    # what rows depend on is decided by the whole run, so that shards agree
+    settings = _with_noise(settings, noise, levels, dataset, whole, allow, there)
+    settings = with_seed(settings, seed, classifier, dataset, whole, there)
     if on_start:
         on_start(settings)
-    job = Job(settings, plan, allow, batch_size)
+    job = Job(settings, whole, allow, batch_size)
     at_work = (machine if cluster is None else cluster)(classifier, dataset, job)
     with (
         at_work as hands,
         RunWriter(
-            out, hands.parameters, hands.environment, plan, resume=resume, overwrite=overwrite
+            out,
+            hands.parameters,
+            hands.environment,
+            plan,
+            whole=whole if len(plan) < len(whole) else None,
+            resume=resume,
+            overwrite=overwrite,
         ) as writer,
     ):
         if resume:

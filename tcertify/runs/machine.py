@@ -34,10 +34,13 @@ from tcertify.sampling.noise import MOST_OWED, owed
 
 @dataclass(frozen=True)
 class Job:
-    """What a run is to do, all of it decided: the same for each machine that works on it."""
+    """What a run is to do, all of it decided: the same for each machine that works on it.
+
+    `whole` are the images of the whole run, where this is a shard of it.
+    """
 
     settings: Settings
-    plan: list[int]
+    whole: list[int]
     allow: list[str]
     batch_size: int | None
 
@@ -102,7 +105,7 @@ class Machine:
         warnings, probed = self._check_classifier()
         self._shape = None if probed is None else probed.pixels.shape
         self.warnings = [*getattr(dataset, "notes", ()), *warnings, *_owed(settings, probed)]
-        made_with = provenance(classifier, dataset, job.plan, job.allow, probed)
+        made_with = provenance(classifier, dataset, job.whole, job.allow, probed)
         self.parameters = {**asdict(settings), **made_with}
         self.environment = environment(self.sampler, memory_kept)
         self._rounds = Rounds(self.sampler, settings, job.allow)
@@ -162,7 +165,7 @@ class Machine:
         begun.
         """
         failures = 0
-        with closing(self._images(self.job.plan)) as images:
+        with closing(self._images(self.job.whole)) as images:
             for image in images:
                 reason, cause = image.error, None
                 if reason is None:
