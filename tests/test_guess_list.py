@@ -41,6 +41,7 @@ def test_every_test_file_has_the_name_of_a_module():
         "runs/forged.py",
         "runs/format.py",
         "runs/integer_runs.py",
+        "runs/planned_runs.py",
     }
     folders = ("", "bounds", "classifiers", "cli", "data", "logs", "report", "runs", "statistics")
     named = {

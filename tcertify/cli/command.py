@@ -26,6 +26,7 @@ ORDER = (
     "compare",
     "verify",
     "recertify",
+    "merge",
     "export",
     "audit",
     "bound",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -64,6 +65,22 @@ class Seed(click.ParamType[int | str]):
             return int(value)
         except ValueError:
             self.fail(f"it must be a number, random or derived, got {value!r}.", param, ctx)
+
+
+class Shard(click.ParamType[tuple[int, int]]):
+    """I/N, one of N parts of a run."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return I and N."""
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value)
+        number, parts = map(int, found.groups()) if found else (0, 0)
+        if not 1 <= number <= parts:
+            self.fail(f"it must be I/N with I from 1 to N, got {value!r}.", param, ctx)
+        return number, parts
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -1,4 +1,4 @@
-"""The commands that make and check run files: certify, predict, verify, recertify, export."""
+"""The commands on run files: certify, predict, verify, recertify, merge, export."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tcertify.cli.options import (
     Radii,
     Seed,
     Selection,
+    Shard,
     alpha_option,
     data_options,
     gathered,
@@ -54,6 +55,7 @@ class RunOptions:
     noise: str
     levels: int | None
     seed: int | str
+    shard: tuple[int, int] | None
     expect_accuracy: float | None
     batch_size: int | None
     dtype: str | None
@@ -96,10 +98,17 @@ _run_options = together(
         default="random",
         show_default=True,
         help="Seed of the noise: random (with --resume, that of the run), derived from model, data"
-        " and settings, or a number. Runs to be merged need the same.",
+        " and settings, or a number. Shards need the same.",
     ),
     data_options,
     selection_options,
+    click.option(
+        "--shard",
+        type=Shard(),
+        metavar="I/N",
+        help="Take part I of N of these images: every N-th from the I-th on. `tcertify merge` joins"
+        " the parts.",
+    ),
     model_options,
     click.option(
         "--expect-accuracy",
@@ -292,6 +301,8 @@ def verify(
         f"{run}: {report.verified} images verified, {len(report.findings)} findings,"
         f" {report.failed} images failed, {report.missing} still to do"
     )
+    if report.shard_of is not None:
+        summary += f"; it is a shard of a run of {report.shard_of} images"
     replayed = f"replayed images {[*report.replayed]}: at most {report.moved} votes moved"
     sampled = f"sampled images {[*report.fresh]} again under seed {report.fresh_seed}"
     told = [summary, *([replayed] if replay else []), *([sampled] if fresh else [])]
@@ -302,6 +313,7 @@ def verify(
             "findings": [*report.findings],
             "failed": report.failed,
             "missing": report.missing,
+            "shard_of": report.shard_of,
             "replayed": [*report.replayed],
             "moved": report.moved,
             "fresh": [*report.fresh],
@@ -397,6 +409,27 @@ def _draw_alpha_curve(
     )
 
 
+@click.command(cls=Command, examples=["tcertify merge part-*.tsv.run --out whole.run"])
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=PATH)
+@click.option("--out", type=PATH, required=True, help="The run file to make.")
+@json_option
+def merge(runs: tuple[Path, ...], out: Path, as_json: bool) -> None:
+    """Join the shards of a run into one run file.
+
+    Its rows are those of a run that a single process made. All images must be there: those that are
+    missing are named with the command that makes them, and nothing is written. An image that stands
+    in several files must have equal rows.
+    """
+    from tcertify.runs import merge_runs
+
+    table = merge_runs(runs, out)
+    for text in table.warnings:
+        tell(f"warning: {text}")
+    _emit_table(table, as_json=as_json, run=str(out))
+    tell(f"merged {len(runs)} files; wrote {out}")
+    _exit_failed(table)
+
+
 @click.command(cls=Command, examples=["tcertify export out.tsv.run --format csv --out out.csv"])
 @click.argument("run", type=PATH)
 @click.option(
@@ -413,8 +446,9 @@ def export(run: Path, format: str, out: Path, overwrite: bool) -> None:
     from tcertify.runs import export_run, read_run
 
     _refuse_existing(out, overwrite)
-    export_run(read_run(run), out, format)
-    tell(f"wrote {out}")
+    table = read_run(run)
+    export_run(table, out, format)
+    tell(f"wrote {out}" + (f", {table.part}" if table.part else ""))
 
 
 def _run(
@@ -427,6 +461,7 @@ def _run(
 ) -> None:
     """Make a run, and write its log however the run ends."""
     from tcertify.classifiers import Classifier, Execution
+    from tcertify.runs.shards import part_of
 
     _refuse_existing(options.outfile, options.overwrite or options.resume)
     execution = Execution(
@@ -437,6 +472,7 @@ def _run(
     )
     device, dataset = model.found_device(), images.load()
     indices = selection.indices(len(dataset))
+    planned = len(part_of(indices, options.shard))
     classes = images.num_classes or dataset.num_classes
     classifier = Classifier.of(model.load(device), classes, device=device, execution=execution)
 
@@ -449,7 +485,7 @@ def _run(
 
     started = time.perf_counter()
     try:
-        with progress(len(indices), quiet=options.quiet) as on_progress:
+        with progress(planned, quiet=options.quiet) as on_progress:
             table = task(
                 classifier,
                 dataset,
@@ -460,6 +496,7 @@ def _run(
                 seed=options.seed,
                 out=options.run,
                 indices=indices,
+                shard=options.shard,
                 num_classes=classes,
                 batch_size=options.batch_size,
                 resume=options.resume,
@@ -469,7 +506,7 @@ def _run(
                 on_progress=on_progress,
             )
     except KeyboardInterrupt:
-        _say_interrupted(options, len(indices))
+        _say_interrupted(options, planned)
         raise click.exceptions.Exit(INTERRUPTED) from None
     _finish(table, options, time.perf_counter() - started)
 
@@ -536,6 +573,11 @@ def _finish(table: RunTable, options: RunOptions, seconds: float) -> None:
         f" wrote {options.outfile} and {options.run}",
         quiet=options.quiet,
     )
+    _exit_failed(table)
+
+
+def _exit_failed(table: RunTable) -> None:
+    """Say so and end with a status of its own where images failed or votes were lost."""
     failed, invalid = int(table.failed.sum()), int(table.invalid.sum())
     if failed or invalid:
         tell(f"{failed} images failed, {invalid} votes were invalid")
@@ -550,7 +592,7 @@ def _emit_table(table: RunTable, *, as_json: bool, **files: str) -> None:
     shown = certified_table([result])
     heading = (
         f"{result.method}, alpha = {result.alpha:g}, sigma = {result.sigma:g},"
-        f" {_noise_named(table.settings)}: {len(result)} images"
+        f" {_noise_named(table.settings)}: {table.part or f'{len(result)} images'}"
     )
     settings = table.settings
     noise = {"noise": settings.noise, "levels": settings.levels, "seed": settings.seed}

@@ -154,6 +154,8 @@ def _guarantee(table: RunTable) -> str:
         sentences.append(made.claim)
     if failed:
         sentences.append(f"{failed} images could not be certified, and count as wrong.")
+    if table.part:
+        sentences.append(f"This is not a whole run, but a {table.part}.")
     if table.missing:
         sentences.append(f"{table.missing} images are still to do.")
     paragraphs = "".join(f"<p>{sentence}</p>" for sentence in sentences)

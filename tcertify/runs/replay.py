@@ -85,7 +85,7 @@ def reopened(
     """
     execution = recorded_execution(run.path, run.parameters)
     classifier = Classifier.of(model, settings.num_classes, device=device, execution=execution)
-    check_same_inputs(run.path, run.parameters, run.plan, classifier, dataset)
+    check_same_inputs(run.path, run.parameters, run.whole, classifier, dataset)
     check_probe(run.path, run.parameters, classifier, dataset)
     return Sampler(classifier, settings.noise_source(), batch_size=_batch_size(run))
 

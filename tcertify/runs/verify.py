@@ -39,6 +39,8 @@ class Report:
         Images that the run could not certify; their rows certify nothing.
     missing : int
         Images that the run has yet to certify.
+    shard_of : int or None
+        Images of the whole run, where the file is a shard of it only.
     replayed : tuple of int
         Images whose votes were cast again.
     moved : int
@@ -53,6 +55,7 @@ class Report:
     findings: tuple[str, ...]
     failed: int
     missing: int
+    shard_of: int | None = None
     replayed: tuple[int, ...] = ()
     moved: int = 0
     fresh: tuple[int, ...] = ()
@@ -154,7 +157,8 @@ def _verified(run: RunFile) -> Report:
     findings += run.damage
     planned = set(run.plan)
     findings += [f"Image {image}: it is not in the plan." for image in sorted(seen - planned)]
-    return Report(verified, tuple(findings), failed, missing=len(planned - seen))
+    shard_of = len(run.whole) if run.is_shard else None
+    return Report(verified, tuple(findings), failed, len(planned - seen), shard_of)
 
 
 def _chunks(run: RunFile) -> Iterator[list[Row]]:
