@@ -26,9 +26,9 @@ from torch.optim import SGD
 from tqdm import tqdm
 
 from adre_train import checkpoints
-from adre_train.batches import Batches, parts
+from adre_train.batches import Batches, Share, parts
 from adre_train.metrics import Meter, collapses, to_csv
-from adre_train.objective import risk
+from adre_train.objective import draw, risk
 from adre_train.recipe import Recipe
 from adre_train.risk import check_labels
 from adre_train.validation import certified
@@ -63,11 +63,14 @@ def train(
     checkpoint; on one CPU process it then ends with the bits of a run that never stopped. On a CPU
     the same recipe gives the same bits again.
 
-    Under torch.distributed each process takes its share of every batch and draws its own noise; a
-    step follows the mean gradient over the whole batch, also where the last batch is short. Import
-    this module before the process group is made: otherwise torch keeps the group's threads to the
-    end of the process, where they may abort it. The global random state is seeded anew in every
-    step, from (seed, epoch, step, rank).
+    The noise is a pure function of (seed, image, epoch, copy): no order, process or device changes
+    it, and it is none that certifies (`tcertify.sampling.TRAINING`).
+
+    Under torch.distributed each process takes its share of every batch; a step follows the mean
+    gradient over the whole batch, also where the last batch is short. Import this module before the
+    process group is made: otherwise torch keeps the group's threads to the end of the process,
+    where they may abort it. The global random state, which a network's dropout draws from, is
+    seeded anew in every step, from (seed, epoch, step, rank).
 
     Parameters
     ----------
@@ -249,22 +252,24 @@ class _Run:
         self._write()
         checkpoint_due.restart()
 
-    def _step(self, epoch: int, batch: tuple[Tensor, Tensor, float, int], meter: Meter) -> None:
+    def _step(self, epoch: int, batch: Share, meter: Meter) -> None:
         """Follow the mean gradient over a batch."""
-        images, labels, share, size = batch
-        check_labels(labels, self.data.num_classes)
+        check_labels(batch.y, self.data.num_classes)
         _seed(self.recipe.seed, epoch, self.step, self.rank)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(epoch, self.step)
         total = torch.zeros((), device=self.device)
-        for x, y, weight, is_last in parts(images, labels, share, self.recipe.accumulate):
-            x, y = (tensor.to(self.device, non_blocking=True) for tensor in (x, y))
+        for part, weight, is_last in parts(batch, self.recipe.accumulate):
+            x, y, ids = (tensor.to(self.device, non_blocking=True) for tensor in part)
+            noise = draw(x, ids, self.recipe, epoch)
             with self._averaged(is_last):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
-                    loss, logits = risk(self.parallel, self.network, x, y, self.recipe, epoch)
+                    loss, logits = risk(
+                        self.parallel, self.network, x, y, noise, self.recipe, epoch
+                    )
                 torch.autograd.backward(self.processes * weight * loss)
             total += loss.detach()
-            meter.add(loss, logits, y, weight * size)
+            meter.add(loss, logits, y, weight * batch.size)
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         meter.add_step(get_total_norm(gradients))
         self.optimizer.step()

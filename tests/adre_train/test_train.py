@@ -17,6 +17,7 @@ from torch import nn
 from adre_train import adre_risk, checkpoints
 from adre_train.attack import noisy_logits
 from adre_train.batches import held_out
+from adre_train.objective import draw
 from adre_train.recipe import Recipe
 from adre_train.train import train
 from tcertify.data import digits
@@ -354,8 +355,8 @@ def test_labels_outside_the_classes_are_refused(tmp_path, data):
 
 
 def test_accumulated_parts_make_the_step_of_the_whole_batch(tmp_path, data):
-    """Without BatchNorm, and with noise too small to matter, parts and whole agree."""
-    recipe = dataclasses.replace(SHORT, sigma=1e-9, k=1, epochs=2, batch=30)
+    """Without BatchNorm; an image's noise does not depend on the part that it is in."""
+    recipe = dataclasses.replace(SHORT, epochs=2, batch=30)
 
     def linear():
         torch.manual_seed(0)
@@ -398,7 +399,7 @@ def test_without_momentum_and_schedule_a_step_is_plain_gradient_descent(tmp_path
     seen = weights(path)
     order = [data[int(i)] for i in permutation(recipe, 10)]
     x, y = torch.stack([image for image, _ in order]), torch.tensor([label for _, label in order])
-    noise = first_noise(recipe, x)
+    noise = draw(x, torch.from_numpy(permutation(recipe, 10)), recipe, epoch=0)
     loss = adre_risk(noisy_logits(by_hand.train(), x, noise), y, lam=0.2)
     loss.backward()
     for name, parameter in by_hand.named_parameters():
@@ -407,12 +408,6 @@ def test_without_momentum_and_schedule_a_step_is_plain_gradient_descent(tmp_path
 
 def permutation(recipe, count):
     return np.random.default_rng((recipe.seed, 0)).permutation(count)
-
-
-def first_noise(recipe, x):
-    key = np.random.SeedSequence((recipe.seed, 0, 0, 0)).generate_state(1, np.uint64)[0]
-    torch.manual_seed(int(key))
-    return recipe.sigma * torch.randn(recipe.k, *x.shape)
 
 
 TWO_PROCESSES = """
@@ -445,15 +440,15 @@ TWO_PROCESSES = """
     generator = torch.Generator().manual_seed(1)
     data = TensorDataset("toy", 3, torch.rand(COUNT, 1, 2, 2, generator=generator),
                          torch.arange(COUNT) % 3)
-    recipe = Recipe(sigma=SIGMA, k=1, epochs=3, batch=4, lr=0.1, accumulate=2)
+    recipe = Recipe(sigma=0.5, k=1, epochs=3, batch=4, lr=0.1, accumulate=2)
     train(Net(), data, recipe, folder, resume=deadly < 0)
     distributed.destroy_process_group()
 """
 
 
-def torchrun(tmp_path, folder, *, count=9, sigma=1e-9, deadly=0, processes=2):
+def torchrun(tmp_path, folder, *, count=9, deadly=0, processes=2):
     script = tmp_path / "script.py"
-    code = textwrap.dedent(TWO_PROCESSES).replace("COUNT", str(count)).replace("SIGMA", str(sigma))
+    code = textwrap.dedent(TWO_PROCESSES).replace("COUNT", str(count))
     script.write_text(f"import sys; sys.path[:0] = {sys.path!r}\n{code}")
     run = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     return subprocess.run(
@@ -479,16 +474,16 @@ def test_two_processes_take_the_steps_of_one_also_in_a_short_last_batch(tmp_path
 
 
 def test_a_dying_process_stops_all_and_the_run_resumes_to_the_same_bits(tmp_path):
-    whole = torchrun(tmp_path, tmp_path / "whole", sigma=0.5, count=8)
+    whole = torchrun(tmp_path, tmp_path / "whole", count=8)
     assert whole.returncode == 0, whole.stderr
-    # The noise of the two processes differs, as do their images.
+    # The two processes see different images.
     seen = [torch.load(tmp_path / "whole" / f"seen-{rank}") for rank in (0, 1)]
     assert not torch.equal(*seen)
-    died = torchrun(tmp_path, tmp_path / "cut", sigma=0.5, count=8, deadly=6)
+    died = torchrun(tmp_path, tmp_path / "cut", count=8, deadly=6)
     assert died.returncode != 0
     assert f"Signal {signal.SIGKILL.value}" in died.stderr
     assert checkpoints.latest(tmp_path / "cut").record["epoch"] == 1
-    resumed = torchrun(tmp_path, tmp_path / "cut", sigma=0.5, count=8, deadly=-1)
+    resumed = torchrun(tmp_path, tmp_path / "cut", count=8, deadly=-1)
     assert resumed.returncode == 0, resumed.stderr
     paths = [tmp_path / f / "epoch-00003.safetensors" for f in ("whole", "cut")]
     assert same(*map(weights, paths))
