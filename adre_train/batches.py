@@ -107,6 +107,27 @@ def default_workers(data: Dataset, device: torch.device, processes: int) -> int:
     return min(MOST_WORKERS, max(1, (os.cpu_count() or 1) // processes))
 
 
+def check_images(batch: Share, name: str, num_classes: int) -> None:
+    """Raise unless the images of a batch are in [0, 1] and their labels are classes, naming the
+    first image that is not so. The batch is on the CPU.
+    """
+    if not isinstance(batch.y, Tensor) or batch.y.is_floating_point():
+        kind = batch.y.dtype if isinstance(batch.y, Tensor) else type(batch.y[0]).__name__
+        raise ValueError(f"The labels of {name} must be whole numbers, got {kind}.")
+    low, high = batch.x.flatten(1).aminmax(dim=1)
+    for wrong, value, must in (
+        (~((low >= 0) & (high <= 1)), torch.where(high > 1, high, low), "pixels in [0, 1]"),
+        ((batch.y < 0) | (batch.y >= num_classes), batch.y, f"a label in [0, {num_classes})"),
+    ):
+        if wrong.any():
+            first = int(wrong.int().argmax())
+            advice = ": standardise in the network's first layer" if value is not batch.y else ""
+            raise ValueError(
+                f"Image {int(batch.ids[first])} of {name} must have {must}, got "
+                f"{value[first].item():g}{advice}."
+            )
+
+
 def parts(batch: Share, count: int) -> Iterator[tuple[tuple[Tensor, Tensor, Tensor], float, bool]]:
     """Cut a share into at most `count` parts (images, labels, numbers), each with its weight, and
     mark the last.

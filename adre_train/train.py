@@ -26,11 +26,10 @@ from torch.optim import SGD
 from tqdm import tqdm
 
 from adre_train import checkpoints
-from adre_train.batches import Batches, Share, parts
+from adre_train.batches import Batches, Share, check_images, parts
 from adre_train.metrics import Meter, collapses, to_csv
 from adre_train.objective import draw, risk
 from adre_train.recipe import Recipe
-from adre_train.risk import check_labels
 from adre_train.validation import certified
 from tcertify.classifiers.checkpoints import check_state, load_published
 from tcertify.data import Dataset
@@ -254,14 +253,14 @@ class _Run:
 
     def _step(self, epoch: int, batch: Share, meter: Meter) -> None:
         """Follow the mean gradient over a batch."""
-        check_labels(batch.y, self.data.num_classes)
+        check_images(batch, self.data.name, self.data.num_classes)
         _seed(self.recipe.seed, epoch, self.step, self.rank)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(epoch, self.step)
         total = torch.zeros((), device=self.device)
         for part, weight, is_last in parts(batch, self.recipe.accumulate):
             x, y, ids = (tensor.to(self.device, non_blocking=True) for tensor in part)
-            noise = draw(x, ids, self.recipe, epoch)
+            y, noise = y.long(), draw(x, ids, self.recipe, epoch)
             with self._averaged(is_last):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
                     loss, logits = risk(

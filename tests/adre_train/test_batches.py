@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from adre_train.batches import Batches, Share, default_workers, held_out, parts
+from adre_train.batches import Batches, Share, check_images, default_workers, held_out, parts
 from adre_train.recipe import Recipe
 from tcertify.data import TensorDataset
 from tcertify.data.folders import ImageFolders
@@ -70,6 +70,38 @@ def test_readers_are_started_for_files_and_a_device_that_waits_for_them(monkeypa
     assert default_workers(DATA, cuda, 1) == 0
     assert default_workers(files, CPU, 1) == 0
     assert [default_workers(files, cuda, processes) for processes in (1, 4, 24)] == [8, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (
+            [0.0, 255.0, 7.0],
+            [0, 1, 2],
+            r"Image 11 of mine must have pixels in \[0, 1\], got 255: s",
+        ),
+        ([0.0, 1.0, -0.5], [0, 1, 2], r"Image 12 of mine must have pixels in \[0, 1\], got -0\.5"),
+        ([float("nan"), 1.0, 0.5], [0, 1, 2], r"Image 10 of mine must have pixels .*, got nan"),
+        ([0.0, 1.0, 0.5], [0, 1, 3], r"Image 12 of mine must have a label in \[0, 3\), got 3\."),
+        ([0.0, 1.0, 0.5], [-1, 1, 3], r"Image 10 of mine must have a label in \[0, 3\), got -1\."),
+        (
+            [0.0, 1.0, 0.5],
+            [0.0, 1.5, 1.0],
+            r"labels of mine must be whole numbers, got torch\.fl",
+        ),
+    ],
+)
+def test_an_image_that_is_none_is_named(images, labels, message):
+    x = torch.tensor(images).reshape(3, 1, 1, 1).expand(3, 1, 2, 2)
+    batch = Share(x, torch.tensor(labels), torch.arange(10, 13), 1.0, 3)
+    with pytest.raises(ValueError, match=message):
+        check_images(batch, "mine", 3)
+
+
+def test_labels_that_are_words_are_refused():
+    batch = Share(torch.zeros(2, 1, 2, 2), ["cat", "dog"], torch.arange(2), 1.0, 2)
+    with pytest.raises(ValueError, match="labels of mine must be whole numbers, got str"):
+        check_images(batch, "mine", 3)
 
 
 def test_parts_carry_the_weight_of_their_images_and_the_last_is_marked():

@@ -350,7 +350,9 @@ def test_a_weight_that_is_not_finite_is_never_written(tmp_path, data):
 
 def test_labels_outside_the_classes_are_refused(tmp_path, data):
     bad = dataclasses.replace(data, labels=data.labels + 5)
-    with pytest.raises(ValueError, match=r"`y` must be in \[0, 10\), got 1\d\."):
+    with pytest.raises(
+        ValueError, match=r"Image \d+ of digits/train must have a label in \[0, 10\), got 1\d\."
+    ):
         train(network(), bad, SHORT, tmp_path)
 
 
