@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     help="Processes that read images. [default: automatic]",
 )
+@click.option("--tensorboard", is_flag=True, help="Write the metrics for TensorBoard as well.")
 @click.option("--traceback", is_flag=True, help="Show the whole traceback of an error.")
 def main(
     recipe: str,
@@ -61,6 +62,7 @@ def main(
     checkpoint_minutes: float,
     dry_run: bool,
     workers: int | None,
+    tensorboard: bool,
     traceback: bool,
 ) -> None:
     """Train a base classifier that certifies well once smoothed.
@@ -87,6 +89,7 @@ def main(
             max_steps=max_steps,
             checkpoint_minutes=checkpoint_minutes,
             workers=workers,
+            tensorboard=tensorboard,
         )
     except RuntimeError as error:
         if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
@@ -138,6 +141,7 @@ def _run(
     max_steps: int | None,
     checkpoint_minutes: float,
     workers: int | None,
+    tensorboard: bool,
 ) -> None:
     import torch
     from torch import distributed
@@ -169,6 +173,7 @@ def _run(
             max_steps=max_steps,
             checkpoint_minutes=checkpoint_minutes,
             workers=workers,
+            tensorboard=tensorboard,
             device=device,
         )
     except BaseException as error:

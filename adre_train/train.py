@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ import torch
 import torch.distributed.nn.functional
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import SGD
 from tqdm import tqdm
 
@@ -34,6 +34,9 @@ from adre_train.validation import certified
 from tcertify.classifiers.checkpoints import check_state, load_published
 from tcertify.data import Dataset
 from tcertify.data.by_name import NAMES
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 #: Where there is no terminal, a line in the log says every so many seconds how training goes.
 LINE_SECONDS = 60.0
@@ -52,6 +55,7 @@ def train(
     max_steps: int | None = None,
     checkpoint_minutes: float = 10.0,
     workers: int | None = None,
+    tensorboard: bool = False,
     device: torch.device | str = "cpu",
 ) -> Path:
     """Train `network` on `data` as the recipe says; return the path of the last weights.
@@ -113,6 +117,8 @@ def train(
         )
     run = _Run(network, data, recipe, folder, torch.device(device), workers)
     run.begin(resume, init)
+    if tensorboard and run.rank == 0:
+        run.board = _board(folder, len(run.history))
     with _settled_convolutions(run.device):
         return run.go(max_steps, 60 * checkpoint_minutes)
 
@@ -159,6 +165,7 @@ class _Run:
             "init": None,
             "torch": torch.__version__,
         }
+        self.board: SummaryWriter | None = None
         self.history: list[dict[str, Any]] = []
         self.step = 0  # of the epoch that comes after the history
         self._unseen: tuple[int, int, Tensor] | None = None
@@ -247,6 +254,10 @@ class _Run:
             if self.recipe.validate_every and (epoch + 1) % self.recipe.validate_every == 0:
                 row |= certified(self.network, self.data, self.recipe, self.device)
         self.history.append(row)
+        if self.board:
+            for name in row.keys() - {"epoch"}:
+                self.board.add_scalar(name, row[name], epoch + 1)
+            self.board.flush()
         self.step = 0
         self._write()
         checkpoint_due.restart()
@@ -269,8 +280,10 @@ class _Run:
                 torch.autograd.backward(self.processes * weight * loss)
             total += loss.detach()
             meter.add(loss, logits, y, weight * batch.size)
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        meter.add_step(get_total_norm(gradients))
+        norm = get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
+        meter.add_step(norm)
+        if self.recipe.clip:
+            clip_grads_with_norm_(self.network.parameters(), self.recipe.clip, norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self._look()
@@ -352,6 +365,17 @@ class _Run:
         place, best = (len(self.history), self.step), best_epoch(self.history)
         checkpoints.write(self.folder, place, weights, momentum, record, best=best)
         checkpoints.replace(self.folder / "metrics.csv", to_csv(self.history))
+
+
+def _board(folder: Path, epochs: int) -> SummaryWriter:
+    """Return TensorBoard's writer, which forgets what was written after so many epochs."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            'TensorBoard is not installed: pip install "tcertify[tensorboard]".'
+        ) from None
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=epochs + 1)
 
 
 def best_epoch(history: list[dict[str, Any]]) -> int | None:

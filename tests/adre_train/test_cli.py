@@ -13,6 +13,8 @@ from click.testing import CliRunner
 from adre_train.cli import main
 from adre_train.recipe import names
 from tcertify import classifiers
+from tcertify.cli.main import main as tcertify
+from tcertify.data.fashion_mnist import DEBIAN
 
 TINY = ["--set", "epochs=2", "--set", "k=1", "--set", "batch=512"]
 
@@ -101,6 +103,17 @@ def test_a_run_stops_at_a_step_goes_on_and_begins_another(tmp_path):
     assert gone_on.output == f"{tmp_path / 'a' / 'epoch-00002.safetensors'}\n"
     begun = invoke("digits", *TINY, "--out", tmp_path / "b", "--init", gone_on.output.strip())
     assert begun.exit_code == 0, begun.output
+
+
+@pytest.mark.skipif(not DEBIAN.is_dir(), reason="dataset-fashion-mnist is not installed")
+def test_fashion_mnist_is_trained_on_and_certified_without_python(tmp_path):
+    done = invoke("fashion-mnist", "--out", tmp_path / "out", "--max-steps", 2, "--tensorboard")
+    assert done.exit_code == 0, done.output
+    assert list((tmp_path / "out" / "tensorboard").iterdir())
+    arguments = ["fashion-mnist", done.output.strip(), "0.5", str(tmp_path / "out.tsv")]
+    certified = CliRunner().invoke(tcertify, ["certify", *arguments, "--N", "100", "--max", "3"])
+    assert certified.exit_code == 0, certified.output
+    assert len((tmp_path / "out.tsv").read_text().splitlines()) == 4
 
 
 @pytest.mark.parametrize("recipe", ["cifar10", "imagenet"])

@@ -289,6 +289,44 @@ def test_layout_and_compilation_change_rounding_and_nothing_else(tmp_path, data,
         torch.testing.assert_close(other[name], tensor, atol=1e-4, rtol=1e-3)
 
 
+def test_a_gradient_is_shortened_to_the_norm_asked_for(tmp_path):
+    data = few(10)
+    recipe = Recipe(
+        sigma=0.3, k=2, epochs=1, batch=10, lr=0.1, schedule="step", momentum=0.0,
+        weight_decay=0.0, clip=0.01,
+    )  # fmt: skip
+    before = network().state_dict()
+    after = weights(train(network(), data, recipe, tmp_path / "clipped"))
+    moved = [after[name] - before[name] for name, _ in network().named_parameters()]
+    norm = torch.linalg.vector_norm(torch.cat([change.flatten() for change in moved]))
+    assert norm == pytest.approx(0.1 * 0.01, rel=1e-4)
+    assert float(metrics(tmp_path / "clipped")[0]["gradient_norm"]) > 0.01
+    loose = weights(train(network(), data, dataclasses.replace(recipe, clip=1e3), tmp_path / "a"))
+    free = weights(train(network(), data, dataclasses.replace(recipe, clip=0.0), tmp_path / "b"))
+    assert same(loose, free)
+
+
+def test_tensorboard_gets_the_metrics_and_after_resuming_those_that_count(tmp_path, data):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(network(), data, SHORT, tmp_path, tensorboard=True, max_steps=6)
+    (tmp_path / "epoch-00002.json").unlink()  # as if it had been cut in epoch 2
+    train(network(), data, SHORT, tmp_path, tensorboard=True, resume=True)
+    seen = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    rows = metrics(tmp_path)
+    assert {*seen.Tags()["scalars"], "epoch"} == {name for name in rows[0] if rows[0][name]}
+    found = [(scalar.step, scalar.value) for scalar in seen.Scalars("loss")]
+    assert [step for step, _ in found] == [1, 2, 3]
+    assert [loss for _, loss in found] == pytest.approx([float(row["loss"]) for row in rows])
+
+
+def test_without_tensorboard_installed_a_sentence_says_how(tmp_path, data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "tcertify\[tensorboard\]"'):
+        train(network(), data, SHORT, tmp_path, tensorboard=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_there_must_be_something_to_resume(tmp_path, data):
     with pytest.raises(FileNotFoundError, match="holds no checkpoint to resume"):
         train(network(), data, SHORT, tmp_path, resume=True)
