@@ -12,9 +12,21 @@ from typing import TYPE_CHECKING
 import click
 
 from tcertify.cli.command import Command
+from tcertify.cli.options import NameOrFile
 
 if TYPE_CHECKING:
     from adre_train.recipe import Recipe
+
+#: Those that come along, written out so that --help need not look.
+RECIPES = (
+    "cifar10",
+    "cifar10-adv",
+    "digits",
+    "fashion-mnist",
+    "imagenet",
+    "imagenet-adv",
+    "imagenet-k4",
+)
 
 
 @click.command(
@@ -23,7 +35,7 @@ if TYPE_CHECKING:
     examples=["adre-train digits", "adre-train cifar10 --data ~/data --set lam=0.3"],
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.argument("recipe")
+@click.argument("recipe", type=NameOrFile(RECIPES))
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting.")
 @click.option(
     "--data", "root", type=click.Path(path_type=Path), help="Folder that holds the data set."

@@ -13,11 +13,13 @@ import click
 
 from tcertify.cli.command import INTERRUPTED, Command
 from tcertify.cli.options import (
+    DATASETS,
     METHODS,
     NOISES,
     PATH,
     DataOptions,
     ModelOptions,
+    NameOrFile,
     Radii,
     Seed,
     Selection,
@@ -75,8 +77,8 @@ class RunOptions:
 
 
 _run_options = together(
-    click.argument("dataset"),
-    click.argument("model"),
+    click.argument("dataset", type=NameOrFile(DATASETS)),
+    click.argument("model", type=NameOrFile()),
     click.argument("sigma", type=float),
     click.argument("outfile", type=PATH),
     alpha_option,
@@ -266,8 +268,12 @@ def predict(
     show_default=True,
     help="Sample this many images again under a new seed that nobody could know, and compare.",
 )
-@click.option("--dataset", help="The data set of the run, for --replay and --fresh.")
-@click.option("--model", help="The model of the run, for --replay and --fresh.")
+@click.option(
+    "--dataset",
+    type=NameOrFile(DATASETS),
+    help="The data set of the run, for --replay and --fresh.",
+)
+@click.option("--model", type=NameOrFile(), help="The model of the run, for --replay and --fresh.")
 @data_options
 @model_options
 @json_option
