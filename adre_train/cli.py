@@ -158,6 +158,7 @@ def _run(
     import torch
     from torch import distributed
 
+    from adre_train.checkpoints import latest
     from adre_train.fit import check_fits
     from adre_train.train import train
     from tcertify import classifiers
@@ -175,6 +176,8 @@ def _run(
         network = classifiers.new(recipe.architecture, images.num_classes)
         shape = tuple(images[0][0].shape)
         check_fits(network, images.name, shape, images.num_classes)
+        if _restarted() and latest(out):  # torchrun repeats the command as it was
+            resume, init = True, None
         path = train(
             network,
             images,
@@ -196,3 +199,8 @@ def _run(
             distributed.destroy_process_group()
     if int(os.environ.get("RANK", 0)) == 0:
         click.echo(f"{path}")
+
+
+def _restarted() -> bool:
+    """Whether torchrun has started this process again, after one had died."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
