@@ -14,6 +14,7 @@ from tcertify.sampling.batch import _largest_activation, suitable_rows
         ("digits", (1, 8, 8), 2 * 32 * 64, 512),
         ("cifar-resnet20", (3, 32, 32), 2 * 16 * 1024, 64),
         ("resnet50", (3, 32, 32), 2 * 256 * 64, 64),
+        ("resnet50", (3, 224, 224), 2 * 256 * 56**2, 8),
     ],
 )
 def test_the_largest_activation_decides(name, shape, elements, rows):
