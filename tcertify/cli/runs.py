@@ -13,11 +13,13 @@ import click
 
 from tcertify.cli.command import INTERRUPTED, Command
 from tcertify.cli.options import (
+    DATASETS,
     METHODS,
     NOISES,
     PATH,
     DataOptions,
     ModelOptions,
+    NameOrFile,
     Radii,
     Seed,
     Selection,
@@ -75,8 +77,8 @@ class RunOptions:
 
 
 _run_options = together(
-    click.argument("dataset"),
-    click.argument("model"),
+    click.argument("dataset", type=NameOrFile(DATASETS)),
+    click.argument("model", type=NameOrFile()),
     click.argument("sigma", type=float),
     click.argument("outfile", type=PATH),
     alpha_option,
@@ -173,6 +175,11 @@ _run_options = together(
 @click.option(
     "--radii", type=Radii(), help="Stop sampling an image once all these radii are decided."
 )
+@click.option(
+    "--radius-loss",
+    type=float,
+    help="Sample each image just often enough to keep all but this share of its radius: .05.",
+)
 def certify(
     images: DataOptions,
     selection: Selection,
@@ -183,6 +190,7 @@ def certify(
     method: str,
     target_radius: float | None,
     radii: list[float] | None,
+    radius_loss: float | None,
 ) -> None:
     """Certify the images of a data set.
 
@@ -203,10 +211,14 @@ def certify(
         if radii is not None:
             raise click.UsageError("--target-radius and --radii exclude each other.")
         radii = [target_radius]
+    if radii is not None and radius_loss is not None:
+        raise click.UsageError("--radius-loss excludes --radii and --target-radius.")
     check_useful(n, options.alpha)
     largest = largest_radius(n, options.alpha, options.sigma)
     _run(
-        functools.partial(certify_dataset, n0=n0, n=n, method=method, radii=radii),
+        functools.partial(
+            certify_dataset, n0=n0, n=n, method=method, radii=radii, radius_loss=radius_loss
+        ),
         images,
         selection,
         model,
@@ -256,8 +268,12 @@ def predict(
     show_default=True,
     help="Sample this many images again under a new seed that nobody could know, and compare.",
 )
-@click.option("--dataset", help="The data set of the run, for --replay and --fresh.")
-@click.option("--model", help="The model of the run, for --replay and --fresh.")
+@click.option(
+    "--dataset",
+    type=NameOrFile(DATASETS),
+    help="The data set of the run, for --replay and --fresh.",
+)
+@click.option("--model", type=NameOrFile(), help="The model of the run, for --replay and --fresh.")
 @data_options
 @model_options
 @json_option

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, nullcontext
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,20 +15,16 @@ from tcertify._checks import check_whole
 from tcertify.classifiers import Classifier, Execution
 from tcertify.classifiers.execution import BaseClassifier
 from tcertify.data import Dataset, as_dataset
-from tcertify.errors import RunError, StoppedError
 from tcertify.runs.file import MAX_PLAN, RunFile, RunWriter
-from tcertify.runs.images import Loaded, described, load_images
-from tcertify.runs.provenance import check_probe, environment, provenance
-from tcertify.runs.rounds import FAILURES_IN_A_ROW, Rounds
-from tcertify.runs.row import MAX_IMAGES
+from tcertify.runs.images import load_images
+from tcertify.runs.machine import Cluster, Job, machine
+from tcertify.runs.row import MAX_IMAGES, Row
 from tcertify.runs.seeds import check_seed, with_seed
 from tcertify.runs.settings import Settings
 from tcertify.runs.shards import check_shard, part_of
 from tcertify.runs.table import RunTable, read_run
-from tcertify.sampling import Sampler
-from tcertify.sampling.defects import CHANGED_STATE, check_codes, find_defects, remarks, settle
-from tcertify.sampling.memory import is_out_of_memory, kept
-from tcertify.sampling.noise import MOST_OWED, choose_noise, owed
+from tcertify.sampling.defects import check_codes
+from tcertify.sampling.noise import choose_noise
 from tcertify.statistics.planning import check_useful
 
 Device = torch.device | str | None
@@ -47,6 +44,7 @@ def certify_dataset(
     alpha: float = 0.001,
     method: str = "joint",
     radii: Sequence[float] | None = None,
+    radius_loss: float | None = None,
     noise: str = "auto",
     levels: int | None = None,
     seed: int | str = 0,
@@ -59,6 +57,7 @@ def certify_dataset(
     resume: bool = False,
     overwrite: bool = False,
     allow: Iterable[str] = (),
+    cluster: Cluster | None = None,
     on_start: Callable[[Settings], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> RunTable:
@@ -91,6 +90,11 @@ def certify_dataset(
         full run's, for a fraction of the samples, but its radius may be smaller: read certified
         accuracy at these radii only. There it is the full run's but for images whose radius lies
         within a hair of one of them: 0.4 to 1.7 of 500 images, as measured.
+    radius_loss : float, optional
+        Sample each image as often as its selection sample says is enough to keep all but this
+        share of the radius that `n` samples would give, and about 1,000 times where the selected
+        class is not its label. All numbers of the run may be read as usual: each image is certified
+        once, at the whole of alpha. See `tcertify.statistics.plan_for_loss`.
     noise : {"auto", "integer", "gaussian"}
         Integer noise certifies images of whole grey levels as executed, float rounding included
         (docs/guarantees.md). "auto" takes it where ``dataset.levels`` says the levels, or, without
@@ -125,6 +129,8 @@ def certify_dataset(
         Continue, or replace, a run file that exists; else it is an error.
     allow : iterable of {"random", "rows", "state", "range"}
         Defects that make certificates void, accepted knowingly and recorded.
+    cluster : tcertify.cluster.Ray, optional
+        The workers that sample; this process without it. The rows are the same.
     on_start : callable, optional
         Called with the `Settings` of the run, noise and seed among them, before the first sample.
     on_progress : callable, optional
@@ -155,6 +161,7 @@ def certify_dataset(
         alpha=alpha,
         method=method,
         radii=radii,
+        radius_loss=radius_loss,
     )
     check_useful(settings.n, settings.look_levels[-1], method=settings.method)
     return _run(
@@ -173,6 +180,7 @@ def certify_dataset(
         resume=resume,
         overwrite=overwrite,
         allow=allow,
+        cluster=cluster,
         on_start=on_start,
         on_progress=on_progress,
     )
@@ -198,6 +206,7 @@ def predict_dataset(
     resume: bool = False,
     overwrite: bool = False,
     allow: Iterable[str] = (),
+    cluster: Cluster | None = None,
     on_start: Callable[[Settings], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> RunTable:
@@ -225,6 +234,7 @@ def predict_dataset(
         resume=resume,
         overwrite=overwrite,
         allow=allow,
+        cluster=cluster,
         on_start=on_start,
         on_progress=on_progress,
     )
@@ -247,6 +257,7 @@ def _run(
     resume: bool,
     overwrite: bool,
     allow: Iterable[str],
+    cluster: Cluster | None,
     on_start: Callable[[Settings], None] | None,
     on_progress: Callable[[int, int], None] | None,
 ) -> RunTable:
@@ -263,40 +274,50 @@ def _run(
     settings = with_seed(settings, seed, classifier, dataset, whole, there)
     if on_start:
         on_start(settings)
-    on_cpu = classifier.device.type == "cpu"
-    with kept() if on_cpu else nullcontext(False) as memory_kept:
-        sampler = Sampler(classifier, settings.noise_source(), batch_size=batch_size)
-        state = classifier.parts().state
-        warnings, probed = _check_classifier(sampler, dataset, whole, allow)
-        parameters = {**asdict(settings), **provenance(classifier, dataset, whole, allow, probed)}
-        facts = environment(sampler, memory_kept)
-        with RunWriter(
+    job = Job(settings, whole, allow, batch_size)
+    at_work = (machine if cluster is None else cluster)(classifier, dataset, job)
+    with (
+        at_work as hands,
+        RunWriter(
             out,
-            parameters,
-            facts,
+            hands.parameters,
+            hands.environment,
             plan,
             whole=whole if len(plan) < len(whole) else None,
             resume=resume,
             overwrite=overwrite,
-        ) as writer:
-            if resume:
-                check_probe(writer.path, writer.parameters, classifier, dataset)
-            for text in (*getattr(dataset, "notes", ()), *warnings, *_owed(settings, probed)):
-                writer.warn(text)
-            pending = [image_id for image_id in plan if image_id not in writer.done]
-            images = load_images(
-                dataset,
-                pending,
-                classifier.device,
-                settings.num_classes,
-                allow,
-                settings.levels,
-            )
-            rounds = Rounds(sampler, settings, writer, len(plan), on_progress, allow)
-            with closing(images):
-                rounds.certify(_noted(images, writer))
-            _check_afterwards(sampler, state, writer, allow)
+        ) as writer,
+    ):
+        if resume:
+            hands.check_probe(writer.path, writer.parameters)
+        for text in hands.warnings:
+            writer.warn(text)
+        told = _Told(writer, len(plan), on_progress)
+        pending = [image_id for image_id in plan if image_id not in writer.done]
+        told.add(hands.certify(pending, told))
+        hands.finish(told)
     return read_run(out)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """The run file, and whoever wants to know how many of its images are done."""
+
+    writer: RunWriter
+    planned: int
+    on_progress: Callable[[int, int], None] | None
+
+    @property
+    def path(self) -> Path:
+        return self.writer.path
+
+    def add(self, rows: Iterable[Row]) -> None:
+        self.writer.add(rows)
+        if self.on_progress:
+            self.on_progress(len(self.writer.done), self.planned)
+
+    def warn(self, text: str) -> None:
+        self.writer.warn(text)
 
 
 def _opened(dataset: Any, given: int | None) -> tuple[Dataset, int]:
@@ -306,14 +327,6 @@ def _opened(dataset: Any, given: int | None) -> tuple[Dataset, int]:
     opened = as_dataset(dataset, num_classes=given)
     classes = opened.num_classes if given is None else given
     return opened, check_whole("num_classes", classes, minimum=2)
-
-
-def _noted(images: Iterable[Loaded], writer: RunWriter) -> Iterator[Loaded]:
-    """Yield the images; that one was rounded is stored with the run."""
-    for image in images:
-        if image.rounded:
-            writer.warn("Images were float64 and were rounded to float32.")
-        yield image
 
 
 def _plan(dataset: Dataset, indices: Iterable[int] | None) -> list[int]:
@@ -361,56 +374,3 @@ def _with_noise(
             images=(image.pixels for image in first if image.error is None),
         )
     return replace(settings, noise=chosen.kind, levels=chosen.levels)
-
-
-def _owed(settings: Settings, probed: Loaded | None) -> list[str]:
-    """Return a warning where the noise as it is drawn may cost more than 1 % of alpha."""
-    size = 0 if probed is None else probed.pixels.numel()
-    n_tau = settings.noise_source().n_tau(settings.n, size, settings.alpha)
-    return [] if n_tau is None or n_tau <= MOST_OWED else [owed(n_tau)]
-
-
-def _check_classifier(
-    sampler: Sampler, dataset: Dataset, plan: list[int], allow: list[str]
-) -> tuple[list[str], Loaded | None]:
-    """Return warnings and the first whole image; raise where certificates would be void on it.
-
-    An image that fails is passed over, as in the run; after three in a row the run is not begun.
-    """
-    failures, classifier = 0, sampler.classifier
-    with closing(
-        load_images(
-            dataset,
-            plan,
-            classifier.device,
-            classifier.num_classes,
-            allow,
-            sampler.noise.levels,
-        )
-    ) as images:
-        for image in images:
-            reason, cause = image.error, None
-            if reason is None:
-                try:
-                    found = find_defects(sampler, image.pixels[None])
-                    return settle([*remarks(classifier), *found], allow), image
-                except Exception as error:
-                    if isinstance(error, RunError) or is_out_of_memory(error):
-                        raise
-                    reason, cause = described(error), error
-            failures += not image.excused
-            if failures == FAILURES_IN_A_ROW:
-                raise StoppedError(
-                    f"Stopped before the run: {failures} images in a row failed, image"
-                    f" {image.image_id} with {reason}."
-                ) from cause
-    return ["No image could be classified, so the classifier was not checked."], None
-
-
-def _check_afterwards(sampler: Sampler, state: str, writer: RunWriter, allow: list[str]) -> None:
-    """Note what the run found out: memory that ran out, a classifier that changed."""
-    if sampler.halved:
-        writer.warn(f"Memory ran out: the batch size was halved to {sampler.batch_size}.")
-    if sampler.classifier.parts().state != state:
-        writer.warn(CHANGED_STATE.reason)
-        settle([CHANGED_STATE], allow)

@@ -4,11 +4,18 @@ import click
 import pytest
 
 from tcertify.certificates import METHODS
+from tcertify.classifiers.standardise import CONSTANTS
 from tcertify.cli import options
+from tcertify.data.by_name import NAMES
 
 
 def test_the_methods_are_those_that_certify():
     assert options.METHODS == METHODS
+
+
+def test_the_names_that_complete_are_those_that_load():
+    assert options.DATASETS == NAMES
+    assert (*CONSTANTS,) == options.CONSTANTS
 
 
 def test_radii_are_numbers_between_commas():

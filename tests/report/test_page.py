@@ -87,6 +87,8 @@ async def _visit(page, folder):
     for dark in (False, True):
         await page.look(width=400, height=800, dark=dark)
         await page.until("innerWidth == 400 && document.documentElement.scrollWidth == 400")
+        arrow = await page.value("getComputedStyle(find('select.bk-input')).backgroundImage")
+        assert (arrow == "none") == dark  # Bokeh's arrow is black; the browser's own can be seen
         picture = folder / "page.png"
         picture.write_bytes(await page.screenshot())
         with Image.open(picture) as image:
