@@ -26,7 +26,7 @@ from tcertify.runs.table import RunTable, read_run
 from tcertify.sampling import Sampler
 from tcertify.sampling.defects import CHANGED_STATE, check_codes, find_defects, remarks, settle
 from tcertify.sampling.memory import is_out_of_memory, kept
-from tcertify.sampling.noise import MOST_OWED, choose_noise, owed
+from tcertify.sampling.noise import MOST_OWED, check_charge, choose_noise, owed
 from tcertify.statistics.planning import check_useful
 
 Device = torch.device | str | None
@@ -48,6 +48,7 @@ def certify_dataset(
     radii: Sequence[float] | None = None,
     noise: str = "auto",
     levels: int | None = None,
+    charge_noise: bool = False,
     seed: int | str = 0,
     indices: Iterable[int] | None = None,
     num_classes: int | None = None,
@@ -98,6 +99,10 @@ def certify_dataset(
     levels : int, optional
         Grey levels above 0 of integer noise; those of the data set without it, else 255. Under
         "auto" integer noise is taken if the first images are on their grid.
+    charge_noise : bool
+        Certify under Gaussian noise at so small a level that a certificate is wrong with
+        probability at most `alpha` under the noise as it is drawn. Nothing is charged under integer
+        noise.
     seed : int or {"random", "derived"}
         Up to 2^63 - 1. With the index of an image it determines all noise. The default is known to
         whoever made the model or the images. "random" takes one from the system's entropy, or that
@@ -120,7 +125,8 @@ def certify_dataset(
     allow : iterable of {"random", "rows", "state", "range"}
         Defects that make certificates void, accepted knowingly and recorded.
     on_start : callable, optional
-        Called with the `Settings` of the run, noise and seed among them, before the first sample.
+        Called with the `Settings` of the run, noise and seed among them, before the first sample:
+        the shape of an image, and what is charged for it, is not known then.
     on_progress : callable, optional
         Called with the number of images that are done and of images planned.
 
@@ -149,8 +155,9 @@ def certify_dataset(
         alpha=alpha,
         method=method,
         radii=radii,
+        charge_noise=charge_noise,
     )
-    check_useful(settings.n, settings.look_levels[-1], method=settings.method)
+    _check_useful(settings)
     return _run(
         model,
         dataset,
@@ -181,6 +188,7 @@ def predict_dataset(
     alpha: float = 0.001,
     noise: str = "auto",
     levels: int | None = None,
+    charge_noise: bool = False,
     seed: int | str = 0,
     indices: Iterable[int] | None = None,
     num_classes: int | None = None,
@@ -200,7 +208,9 @@ def predict_dataset(
     `certify_dataset`.
     """
     dataset, classes = _opened(dataset, num_classes)
-    settings = Settings.make(num_classes=classes, sigma=sigma, n=n, alpha=alpha)
+    settings = Settings.make(
+        num_classes=classes, sigma=sigma, n=n, alpha=alpha, charge_noise=charge_noise
+    )
     return _run(
         model,
         dataset,
@@ -254,12 +264,13 @@ def _run(
         sampler = Sampler(classifier, settings.noise_source(), batch_size=batch_size)
         state = classifier.parts().state
         warnings, probed = _check_classifier(sampler, dataset, plan, allow)
+        settings = _of_shape(settings, probed)
         parameters = {**asdict(settings), **provenance(classifier, dataset, plan, allow, probed)}
         facts = environment(sampler, memory_kept)
         with RunWriter(out, parameters, facts, plan, resume=resume, overwrite=overwrite) as writer:
             if resume:
                 check_probe(writer.path, writer.parameters, classifier, dataset)
-            for text in (*getattr(dataset, "notes", ()), *warnings, *_owed(settings, probed)):
+            for text in (*getattr(dataset, "notes", ()), *warnings, *_owed(settings)):
                 writer.warn(text)
             pending = [image_id for image_id in plan if image_id not in writer.done]
             images = load_images(
@@ -326,8 +337,9 @@ def _with_noise(
     """Return the settings with the noise of the run; its images are looked at only where nobody
     says their levels.
     """
+    check_charge(settings.charge_noise, noise)
     if there is not None and noise == "auto" and levels is None:
-        return replace(settings, noise=there.noise, levels=there.levels)
+        return _under(settings, there.noise, there.levels)
     cpu = torch.device("cpu")
     first = load_images(dataset, plan[:_LOOKED_AT], cpu, settings.num_classes, allow)
     with closing(first):
@@ -338,13 +350,33 @@ def _with_noise(
             known=getattr(dataset, "levels", None),
             images=(image.pixels for image in first if image.error is None),
         )
-    return replace(settings, noise=chosen.kind, levels=chosen.levels)
+    return _under(settings, chosen.kind, chosen.levels)
 
 
-def _owed(settings: Settings, probed: Loaded | None) -> list[str]:
+def _under(settings: Settings, noise: str, levels: int | None) -> Settings:
+    """Return the settings with a noise, and without a charge where it owes nothing."""
+    charge_noise = settings.charge_noise and levels is None
+    return replace(settings, noise=noise, levels=levels, charge_noise=charge_noise)
+
+
+def _check_useful(settings: Settings) -> None:
+    if not settings.predicts:
+        check_useful(settings.n, settings.look_levels[-1], method=settings.method)
+
+
+def _of_shape(settings: Settings, probed: Loaded | None) -> Settings:
+    """Return the settings with the shape of an image, and charged for its noise."""
+    if probed is not None:
+        settings = settings.of_shape(probed.pixels.shape)
+        _check_useful(settings)
+    elif settings.charge_noise:
+        raise StoppedError("`charge_noise` needs the size of an image, and none is whole.")
+    return settings
+
+
+def _owed(settings: Settings) -> list[str]:
     """Return a warning where the noise as it is drawn may cost more than 1 % of alpha."""
-    size = 0 if probed is None else probed.pixels.numel()
-    n_tau = settings.noise_source().n_tau(settings.n, size, settings.alpha)
+    n_tau = None if settings.charge_noise else settings.n_tau
     return [] if n_tau is None or n_tau <= MOST_OWED else [owed(n_tau)]
 
 

@@ -40,9 +40,10 @@ def recertify_run(
     """Return the table of a run for another question, from the votes that it keeps.
 
     Each certificate is wrong with probability at most `alpha` if all arguments were chosen without
-    a look at the votes. No new sample is drawn. A run that stopped early keeps its looks; their
-    levels are scaled to `alpha`, and the best look counts. Its images were stopped where the
-    run's own method and alpha had decided them, so another choice certifies at most that far.
+    a look at the votes. No new sample is drawn, and a run that charges for its noise still does. A
+    run that stopped early keeps its looks; their levels are scaled to `alpha`, and the best look
+    counts. Its images were stopped where the run's own method and alpha had decided them, so
+    another choice certifies at most that far.
 
     Parameters
     ----------
@@ -189,7 +190,7 @@ class _Question:
 
     def at(self, alpha: float) -> _Question:
         """The same question at another alpha."""
-        levels = self.before.schedule.scaled(alpha).levels
+        levels = self.before.schedule.scaled(self.before.charged(alpha)).levels
         return replace(self, after=replace(self.after, alpha=alpha, look_levels=levels))
 
     def asked(self, reported: float | None) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,6 +18,7 @@ from tcertify._checks import (
     check_real,
     check_whole,
 )
+from tcertify.bounds import charge
 from tcertify.certificates import METHODS, certify_votes, predict_counts
 from tcertify.radius import largest_integer_change
 from tcertify.statistics.planning import largest_radius
@@ -38,6 +40,12 @@ MAX_N = 2**32
 #: Looks of an image, and numbers that the votes of one image are made of: (looks, C + 1).
 MAX_LOOKS, MAX_VOTES = 10_000, 2**22
 
+#: An image has no more axes, and no longer ones.
+MAX_AXES, MAX_SIDE = 8, 2**24
+
+#: Other versions of the elementary functions may round a level otherwise, by less than this.
+_ROUNDING = 1e-9
+
 #: Noise is added in float32; beyond these its products are no normal numbers any more.
 _LEAST_SIGMA, _MOST_SIGMA = 1e-30, 1e30
 
@@ -56,7 +64,9 @@ class Settings:
     ``looks`` are the samples after which the votes of an image are looked at, ``look_levels`` the
     share of alpha that each look may spend; a run without early stopping has one look. ``radii``
     are the radii that early stopping decides. ``noise`` is one of `KINDS`; ``levels`` are the grey
-    levels above 0 of integer noise.
+    levels above 0 of integer noise. ``shape`` is that of an image, None until one was seen.
+    ``charge_noise``: the levels of the looks are so much smaller that alpha holds under Gaussian
+    noise as it is drawn.
     """
 
     num_classes: int
@@ -70,6 +80,8 @@ class Settings:
     radii: tuple[float, ...] | None = None
     noise: str = "gaussian"
     levels: int | None = None
+    charge_noise: bool = False
+    shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         check_whole("num_classes", self.num_classes, minimum=2)
@@ -93,8 +105,25 @@ class Settings:
                 f"`num_classes` = {self.num_classes} with {len(self.looks)} looks takes more than"
                 f" {MAX_VOTES} numbers for each image."
             )
-        if self.schedule.alpha > self.alpha:
-            raise ValueError(f"`look_levels` must not sum to more than alpha = {self.alpha}.")
+        self._check_charge()
+        if self.schedule.alpha > self.charged(self.alpha) * (1 + _ROUNDING * self.charge_noise):
+            charged = ", charged for the noise" if self.charge_noise else ""
+            raise ValueError(
+                f"`look_levels` must not sum to more than alpha = {self.alpha}{charged}."
+            )
+
+    def _check_charge(self) -> None:
+        if type(self.charge_noise) is not bool:
+            raise ValueError(
+                f"`charge_noise` must be true or false, got {self.charge_noise!r:.70}."
+            )
+        if self.charge_noise and self.noise != "gaussian":
+            raise ValueError(f"`charge_noise` is for Gaussian noise, got {self.noise} noise.")
+        if self.shape is not None:
+            if not 0 < len(self.shape) <= MAX_AXES:
+                raise ValueError(f"`shape` must name 1 to {MAX_AXES} sides.")
+            for side in self.shape:
+                check_whole("shape", side, maximum=MAX_SIDE)
 
     def _check_levels(self) -> None:
         from tcertify_kernels.integer_noise import check_levels, reach
@@ -118,6 +147,7 @@ class Settings:
         seed: int = 0,
         noise: str = "gaussian",
         levels: int | None = None,
+        charge_noise: bool = False,
     ) -> Settings:
         """Return the settings of a new run, with early stopping when radii are given."""
         n, alpha = check_whole("n", n, maximum=MAX_N), check_alpha("alpha", alpha)
@@ -134,6 +164,7 @@ class Settings:
             radii=None if radii is None else tuple(radii),
             noise=noise,
             levels=levels,
+            charge_noise=charge_noise,
         )
 
     @classmethod
@@ -150,12 +181,15 @@ class Settings:
         if missing:
             raise ValueError(f"`{missing[0]}` is missing.")
         values = {name: parameters[name] for name in names}
-        for name in ("looks", "look_levels", "radii"):
+        for name in ("looks", "look_levels", "radii", "shape"):
             if isinstance(values[name], list) and len(values[name]) <= MAX_LOOKS:
                 values[name] = tuple(values[name])
-            elif name != "radii" or values[name] is not None:
+            elif name in ("looks", "look_levels") or values[name] is not None:
                 raise ValueError(f"`{name}` must be at most {MAX_LOOKS} numbers.")
-        return cls(**values)
+        settings = cls(**values)
+        if settings.charge_noise and settings.shape is None:
+            raise ValueError("`charge_noise` says nothing without `shape`.")
+        return settings
 
     @property
     def predicts(self) -> bool:
@@ -171,6 +205,35 @@ class Settings:
     def schedule(self) -> Schedule:
         """The looks with their levels."""
         return Schedule(self.looks, self.look_levels)
+
+    @property
+    def size(self) -> int | None:
+        """Numbers of an image, where its shape is known."""
+        return None if self.shape is None else math.prod(self.shape)
+
+    @property
+    def n_tau(self) -> float | None:
+        """The exponent by which Gaussian noise as drawn may raise the levels; None under integer
+        noise, and where no image was seen.
+        """
+        if self.noise != "gaussian" or self.size is None:
+            return None
+        return charge.n_tau(self.schedule.alpha, self.n, self.size)
+
+    def of_shape(self, shape: Sequence[int]) -> Settings:
+        """Return the settings for images of a shape, charged for their noise if that was asked."""
+        known = replace(self, shape=tuple(shape), charge_noise=False)
+        if not self.charge_noise or known.size is None:
+            return known
+        level = charge.charged_alpha(self.alpha, self.n, known.size)
+        levels = self.schedule.scaled(level).levels
+        return replace(known, charge_noise=True, look_levels=levels)
+
+    def charged(self, alpha: float) -> float:
+        """Return what the levels of the looks may sum to."""
+        if not self.charge_noise or self.size is None:
+            return alpha
+        return charge.charged_alpha(alpha, self.n, self.size)
 
     def noise_source(self) -> Noise:
         """Return the noise of the run."""
@@ -197,7 +260,7 @@ class Settings:
         """
         result = np.zeros(len(votes), CERTIFICATE)
         if self.predicts:
-            result["predicted"] = predict_counts(votes.counts, self.alpha)
+            result["predicted"] = predict_counts(votes.counts, self.look_levels[0])
             result["p_b"] = 1
             return result
         for index in np.unique(look):

@@ -47,6 +47,10 @@ class Report:
         Images that were sampled again under new noise.
     fresh_seed : int or None
         Its seed.
+    n_tau : float or None
+        Under Gaussian noise, the exponent by which the noise as drawn may raise alpha.
+    charge_noise : bool
+        Whether the certificates were made at so small a level that alpha holds nevertheless.
     """
 
     verified: int
@@ -57,6 +61,8 @@ class Report:
     moved: int = 0
     fresh: tuple[int, ...] = ()
     fresh_seed: int | None = None
+    n_tau: float | None = None
+    charge_noise: bool = False
 
 
 def verify_run(
@@ -154,7 +160,14 @@ def _verified(run: RunFile) -> Report:
     findings += run.damage
     planned = set(run.plan)
     findings += [f"Image {image}: it is not in the plan." for image in sorted(seen - planned)]
-    return Report(verified, tuple(findings), failed, missing=len(planned - seen))
+    return Report(
+        verified,
+        tuple(findings),
+        failed,
+        missing=len(planned - seen),
+        n_tau=run.settings.n_tau,
+        charge_noise=run.settings.charge_noise,
+    )
 
 
 def _chunks(run: RunFile) -> Iterator[list[Row]]:

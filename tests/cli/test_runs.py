@@ -326,3 +326,24 @@ def test_num_classes_is_for_data_that_does_not_say_it(run):
     assert "--num-classes must be given" in run("certify", *arguments, "a.tsv", *FEW).output
     result = run("certify", *arguments, "b.tsv", *FEW, "--num-classes", 3)
     assert result.exit_code == 0, result.output
+
+
+def test_charged_noise_is_told_recorded_and_verified(run, tmp_path):
+    result = run("certify", *ARGUMENTS, "a.tsv", *FEW, "--charge-noise", "--seed", 3)
+    line = "Gaussian noise as drawn has n tau = 1.3e-05, which alpha was charged for"
+    assert line in result.stdout.splitlines()[1]
+    assert read_run(tmp_path / "a.tsv.run").settings.charge_noise
+    assert line in run("verify", "a.tsv.run").stdout
+    assert line in run("recertify", "a.tsv.run").stdout
+    assert json.loads(run("verify", "a.tsv.run", "--json").stdout)["charge_noise"]
+    refused = run("recertify", "a.tsv.run", "--alpha-curve", "a.png")
+    assert "--alpha-curve cannot be drawn for a run with --charge-noise." in refused.stderr
+
+
+def test_noise_that_was_not_charged_is_told_when_it_is_verified(run):
+    certified = run("certify", *ARGUMENTS, "a.tsv", *FEW, "--seed", 3, "--json")
+    assert 0 < json.loads(certified.stdout)["n_tau"] < 1e-4
+    said = run("verify", "a.tsv.run").stdout
+    assert "n tau = 1.3e-05: a certificate may be wrong with probability alpha exp(n tau)" in said
+    refused = run("certify", *ARGUMENTS, "b.tsv", *FEW, "--noise", "integer", "--charge-noise")
+    assert "--charge-noise is for Gaussian noise" in refused.stderr
