@@ -46,7 +46,8 @@ class Certificate:
     counts : int64 array (C,)
         Votes of the estimation sample.
     invalid : int
-        Estimation votes lost to NaN logits; part of `n`, given to no class.
+        Estimation votes lost to NaN logits; part of `n`, given to no class. Under integer noise
+        also draws that tie, so that one is enough to abstain.
     n0, n : int
         Selection and estimation samples.
     alpha, sigma, method, seed
@@ -227,7 +228,7 @@ class SmoothedClassifier:
             method=method,
             grid=grid,
             invalid=invalid,
-        )
+        ).only(noise.levels is None or not invalid)  # whose vote a tie is, nobody knows
         n_tau = noise.n_tau(n, x.numel(), level)
         if n_tau is not None and n_tau > MOST_OWED and not self._charge_noise:
             warnings.warn(owed(n_tau), stacklevel=2)
@@ -289,7 +290,8 @@ class SmoothedClassifier:
             self._look(images, sampler)
             ids = [_image_id(image) for image in images]
             votes = sampler.count(images, ids, 0, n, PREDICTION)
-            predicted[places] = predict_counts(votes[:, :-1], level)
+            sure = (votes[:, -1] == 0) | (sampler.noise.levels is None)
+            predicted[places] = np.where(sure, predict_counts(votes[:, :-1], level), ABSTAIN)
         return predicted
 
     def _level(self, noise: Noise, n: int, x: Tensor, alpha: float) -> float:

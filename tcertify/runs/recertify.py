@@ -117,7 +117,7 @@ def read_votes(
     """Return the estimation votes of a run and the label of each image, shape (M,).
 
     What the functions of `tcertify.statistics` take. The votes of an image that failed are all
-    invalid, which certifies nothing.
+    invalid, which certifies nothing, and so are those of an image with a tie of integer noise.
 
     Parameters
     ----------
@@ -138,7 +138,13 @@ def read_votes(
         rows = [row for batch in _batches(run) for row in batch]
     nothing = np.zeros(run.settings.num_classes + 1, np.int64)
     nothing[-1] = run.settings.n
-    columns = np.array([nothing if row.error is not None else row.looks[0] for row in rows])
+    ties = run.settings.levels is not None
+    columns = np.array(
+        [
+            nothing if row.error is not None or (ties and row.invalid) else row.looks[0]
+            for row in rows
+        ]
+    )
     labels = np.array([row.label for row in rows], dtype=np.int64)
     votes = Votes.from_columns(
         columns.reshape(-1, len(nothing)), np.array([max(row.top, 0) for row in rows], np.int64)
@@ -255,7 +261,7 @@ class _Question:
         settings = self.after
         found = certify_top_k(
             votes, self.top_k, sigma=settings.sigma, alpha=settings.look_levels[0]
-        )
+        ).only(settings.are_sure(votes))
         arrays = found.predicted, found.radius, found.p_a_lower, found.p_b_upper
         return np.array([*zip(*arrays, strict=True)], CERTIFICATE)
 

@@ -19,7 +19,7 @@ from tcertify._checks import (
     check_whole,
 )
 from tcertify.bounds import charge
-from tcertify.certificates import METHODS, certify_votes, predict_counts
+from tcertify.certificates import ABSTAIN, METHODS, certify_votes, predict_counts
 from tcertify.radius import largest_integer_change
 from tcertify.statistics.planning import largest_radius
 from tcertify.statistics.stopping import Schedule
@@ -259,16 +259,25 @@ class Settings:
         A prediction certifies no radius: it holds 0, and the bounds that say nothing.
         """
         result = np.zeros(len(votes), CERTIFICATE)
+        sure = self.are_sure(votes)
         if self.predicts:
-            result["predicted"] = predict_counts(votes.counts, self.look_levels[0])
+            predicted = predict_counts(votes.counts, self.look_levels[0])
+            result["predicted"] = np.where(sure, predicted, ABSTAIN)
             result["p_b"] = 1
             return result
         for index in np.unique(look):
             rows = look == index
             found = certify_votes(
                 votes[rows], sigma=self.sigma, alpha=self.look_levels[index], method=self.method
-            )
+            ).only(sure[rows])
             arrays = found.predicted, found.radius, found.p_a_lower, found.p_b_upper
             for name, array in zip(CERTIFICATE.names or (), arrays, strict=True):
                 result[name][rows] = array
         return result
+
+    def are_sure(self, votes: Votes) -> NDArray[np.bool_]:
+        """Return which votes (M,) are all known. Whose vote a draw of integer noise is that ties,
+        nobody knows: to leave it out would lower the share of a rival too.
+        """
+        sure: NDArray[np.bool_] = (votes.invalid == 0) | (self.levels is None)
+        return sure
