@@ -43,6 +43,10 @@ _MOST_CURVES = 6
 #: Exit status of a run in which images failed or votes were lost.
 FAILED = 3
 
+#: What a joint bound of 10^7 votes may take on one core, with two classes (docs/joint.md), and the
+#: power of n that it grows with; what is worth a word before it begins.
+_JOINT_SECONDS, _JOINT_POWER, _LONG = 0.25, 0.83, 60
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -280,6 +284,7 @@ def verify(
         name = "--replay" if replay else "--fresh"
         raise click.UsageError(f"{name} needs --dataset and --model.")
     inputs: dict[str, Any] = {}
+    _say_how_long(run)
     if replay or fresh:
         device = model.found_device()
         inputs = {"dataset": images.load(), "model": model.load(device), "device": device}
@@ -508,6 +513,20 @@ def _noise_named(settings: Settings) -> str:
     if settings.levels is None:
         return f"{settings.noise} noise"
     return f"{settings.noise} noise on {settings.levels} grey levels"
+
+
+def _say_how_long(path: Path) -> None:
+    """Say so if the bounds of a run may take minutes to compute again."""
+    from tcertify.runs import read_run
+
+    table = read_run(path)
+    if table.method == "joint":
+        bounds = _JOINT_SECONDS * ((table.n / 1e7) ** _JOINT_POWER).sum()
+        if bounds > _LONG:
+            tell(
+                f"{len(table)} joint bounds of {table.settings.n} votes may take up to"
+                f" {bounds / 60:.0f} minutes of one core, where two classes share the votes"
+            )
 
 
 def _drawn(n_tau: float | None, charged: bool) -> list[str]:

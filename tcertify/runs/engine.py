@@ -89,7 +89,7 @@ def certify_dataset(
         first look where the selected class is not its label. Each certificate is as valid as the
         full run's, for a fraction of the samples, but its radius may be smaller: read certified
         accuracy at these radii only. There it is the full run's but for images whose radius lies
-        within a hair of one of them: 0.4 to 1.7 of 500 images, as measured.
+        within a hair of one of them: 0.3 to 2.3 of 500 images, as measured.
     noise : {"auto", "integer", "gaussian"}
         Integer noise certifies images of whole grey levels as executed, float rounding included
         (docs/guarantees.md). "auto" takes it where ``dataset.levels`` says the levels, or, without

@@ -79,7 +79,8 @@ def verify_run(
 
     A row is supported when its votes have the sizes that the run states and when its class, its
     radius and its bounds are no better than what the run's method and alpha give for these votes.
-    (Radii are compared with a slack of 1e-9 of their size: versions of scipy round differently.)
+    (Radii are compared with a slack of 1e-9 of their size, as versions of scipy round differently;
+    what they say in integers is compared as it is.)
 
     Parameters
     ----------
@@ -198,6 +199,13 @@ def _unsupported(rows: list[Row], settings: Settings) -> Iterator[tuple[int, str
     columns = np.array([row.looks[row.look] for row in whole])
     tops = np.array([max(row.top, 0) for row in whole])
     found = settings.certificates(Votes.from_columns(columns, tops), looks)
-    for row, certificate in zip(whole, found, strict=True):
+    most = settings.squared_levels(found["radius"])
+    for row, certificate, squares in zip(whole, found, most, strict=True):
         for text in too_good(row, certificate):
             yield row.image_id, text
+        if row.squared_levels is not None and row.squared_levels > squares:
+            yield (
+                row.image_id,
+                f"Image {row.image_id}: squared_levels {row.squared_levels}, but its votes support"
+                f" only {squares}.",
+            )

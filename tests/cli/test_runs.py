@@ -347,3 +347,10 @@ def test_noise_that_was_not_charged_is_told_when_it_is_verified(run):
     assert "n tau = 1.3e-05: a certificate may be wrong with probability alpha exp(n tau)" in said
     refused = run("certify", *ARGUMENTS, "b.tsv", *FEW, "--noise", "integer", "--charge-noise")
     assert "--charge-noise is for Gaussian noise" in refused.stderr
+
+
+def test_verify_says_beforehand_that_bounds_of_many_votes_take_long(run, monkeypatch):
+    run("certify", *ARGUMENTS, "a.tsv", *FEW[:4])
+    assert "minutes" not in run("verify", "a.tsv.run").stderr
+    monkeypatch.setattr("tcertify.cli.runs._LONG", 0)
+    assert "12 joint bounds of 500 votes may take up to 0 min" in run("verify", "a.tsv.run").stderr

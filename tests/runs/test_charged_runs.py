@@ -7,6 +7,7 @@ import pytest
 
 from tcertify.bounds import charged_alpha
 from tcertify.errors import RunFileError, StoppedError
+from tcertify.logs import audit_log, read_log
 from tcertify.runs import export_run, predict_dataset, read_run, recertify_run, verify_run
 from tests.runs.forge import forge_parameters
 from tests.tiny import CLASSES, Network, certify, grey_images, images, rows_of
@@ -45,7 +46,10 @@ def test_it_is_verified_replayed_resumed_and_exported(path, tmp_path):
     assert rows_of(path) == before
     with pytest.raises(RunFileError, match="`charge_noise` is True there and False here"):
         certify(path, radii=read_run(path).settings.radii, resume=True)
-    export_run(read_run(path), tmp_path / "a.csv", "csv")
+    export_run(read_run(path), tmp_path / "a.tsv")
+    early = "-early" if read_run(path).stopped_early else ""
+    assert read_log(tmp_path / "a.tsv").methods == (f"certify-charged{early}",)
+    assert "plain CERTIFY" in audit_log(read_log(tmp_path / "a.tsv"), sigma=0.5).verdict
 
 
 def test_it_stays_charged_when_it_is_recertified(path):

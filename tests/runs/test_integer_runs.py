@@ -1,5 +1,6 @@
 """Runs under integer noise: when they are, what they say, and what is found in them."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -210,3 +211,18 @@ def test_nan_is_an_answer_that_counts_against_every_class_under_gaussian_noise(t
     votes = Votes.of([[480, 10, 9], [480, 10, 10]], [0, 0], [1, 0])
     assert settings.are_sure(votes).all()
     assert (settings.certificates(votes, np.zeros(2, int))["radius"] > 0).all()
+
+
+def test_an_integer_that_only_the_slack_of_radii_supports_is_found(tmp_path):
+    path = tmp_path / "a.run"
+    certify(path, data=grey_images())
+    row = rows_of(path)[0]
+    radius = math.nextafter(math.sqrt(row.squared_levels + 1) / 255, 1)  # covers one square more
+    sigma = 0.5 * radius / row.radius * (1 - 1e-12)
+    forge_parameters(path, sigma=sigma)  # so that votes support a hair less
+    forge_columns(path, 0, radius=radius, squared_levels=row.squared_levels + 1)
+    found = [text for text in verify_run(path).findings if text.startswith("Image 0: ")]
+    assert found == [
+        f"Image 0: squared_levels {row.squared_levels + 1}, but its votes support only"
+        f" {row.squared_levels}."
+    ]
