@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 #: What the library knows, written out so that --help need not load it.
 NOISES = ("auto", "integer", "gaussian")
 METHODS = ("joint", "t-certify", "certify")
+DATASETS = ("digits", "fashion-mnist", "cifar10", "imagenet")
+CONSTANTS = ("cifar10", "imagenet", "none")
 
 PATH = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -34,6 +38,24 @@ alpha_option = click.option(
     help="Probability that a certificate may be wrong.",
 )
 radii_help = "Radii, separated by commas."
+
+
+class NameOrFile(click.ParamType[str]):
+    """Text that is one of the known names, a file, or something else; it completes in the shell."""
+
+    name = "text"
+
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        self.names = names
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return the text as it is."""
+        return value
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
+        """Return the names that begin so, and leave files to the shell."""
+        names = [CompletionItem(name) for name in self.names if name.startswith(incomplete)]
+        return [CompletionItem(incomplete, type="file"), *names]
 
 
 class Radii(click.ParamType[list[float]]):
@@ -64,6 +86,22 @@ class Seed(click.ParamType[int | str]):
             return int(value)
         except ValueError:
             self.fail(f"it must be a number, random or derived, got {value!r}.", param, ctx)
+
+
+class Shard(click.ParamType[tuple[int, int]]):
+    """I/N, one of N parts of a run."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return I and N."""
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value)
+        number, parts = map(int, found.groups()) if found else (0, 0)
+        if not 1 <= number <= parts:
+            self.fail(f"it must be I/N with I from 1 to N, got {value!r}.", param, ctx)
+        return number, parts
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -229,6 +267,7 @@ class ModelOptions:
 model_options = together(
     click.option(
         "--normalize",
+        type=NameOrFile(CONSTANTS),
         metavar="CONSTANTS",
         help="Standardise images before MODEL: cifar10, imagenet, none, or MEAN/STD.",
     ),

@@ -1,4 +1,4 @@
-"""The commands that make and check run files: certify, predict, verify, recertify, export."""
+"""The commands on run files: certify, predict, verify, recertify, merge, export."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ import click
 
 from tcertify.cli.command import INTERRUPTED, Command
 from tcertify.cli.options import (
+    DATASETS,
     METHODS,
     NOISES,
     PATH,
     DataOptions,
     ModelOptions,
+    NameOrFile,
     Radii,
     Seed,
     Selection,
+    Shard,
     alpha_option,
     data_options,
     gathered,
@@ -59,6 +62,7 @@ class RunOptions:
     levels: int | None
     charge_noise: bool
     seed: int | str
+    shard: tuple[int, int] | None
     expect_accuracy: float | None
     batch_size: int | None
     dtype: str | None
@@ -78,8 +82,8 @@ class RunOptions:
 
 
 _run_options = together(
-    click.argument("dataset"),
-    click.argument("model"),
+    click.argument("dataset", type=NameOrFile(DATASETS)),
+    click.argument("model", type=NameOrFile()),
     click.argument("sigma", type=float),
     click.argument("outfile", type=PATH),
     alpha_option,
@@ -106,10 +110,17 @@ _run_options = together(
         default="random",
         show_default=True,
         help="Seed of the noise: random (with --resume, that of the run), derived from model, data"
-        " and settings, or a number. Runs to be merged need the same.",
+        " and settings, or a number. Shards need the same.",
     ),
     data_options,
     selection_options,
+    click.option(
+        "--shard",
+        type=Shard(),
+        metavar="I/N",
+        help="Take part I of N of these images: every N-th from the I-th on. `tcertify merge` joins"
+        " the parts.",
+    ),
     model_options,
     click.option(
         "--expect-accuracy",
@@ -174,6 +185,11 @@ _run_options = together(
 @click.option(
     "--radii", type=Radii(), help="Stop sampling an image once all these radii are decided."
 )
+@click.option(
+    "--radius-loss",
+    type=float,
+    help="Sample each image just often enough to keep all but this share of its radius: .05.",
+)
 def certify(
     images: DataOptions,
     selection: Selection,
@@ -184,6 +200,7 @@ def certify(
     method: str,
     target_radius: float | None,
     radii: list[float] | None,
+    radius_loss: float | None,
 ) -> None:
     """Certify the images of a data set.
 
@@ -204,10 +221,14 @@ def certify(
         if radii is not None:
             raise click.UsageError("--target-radius and --radii exclude each other.")
         radii = [target_radius]
+    if radii is not None and radius_loss is not None:
+        raise click.UsageError("--radius-loss excludes --radii and --target-radius.")
     check_useful(n, options.alpha)
     largest = largest_radius(n, options.alpha, options.sigma)
     _run(
-        functools.partial(certify_dataset, n0=n0, n=n, method=method, radii=radii),
+        functools.partial(
+            certify_dataset, n0=n0, n=n, method=method, radii=radii, radius_loss=radius_loss
+        ),
         images,
         selection,
         model,
@@ -257,8 +278,12 @@ def predict(
     show_default=True,
     help="Sample this many images again under a new seed that nobody could know, and compare.",
 )
-@click.option("--dataset", help="The data set of the run, for --replay and --fresh.")
-@click.option("--model", help="The model of the run, for --replay and --fresh.")
+@click.option(
+    "--dataset",
+    type=NameOrFile(DATASETS),
+    help="The data set of the run, for --replay and --fresh.",
+)
+@click.option("--model", type=NameOrFile(), help="The model of the run, for --replay and --fresh.")
 @data_options
 @model_options
 @json_option
@@ -293,6 +318,8 @@ def verify(
         f"{run}: {report.verified} images verified, {len(report.findings)} findings,"
         f" {report.failed} images failed, {report.missing} still to do"
     )
+    if report.shard_of is not None:
+        summary += f"; it is a shard of a run of {report.shard_of} images"
     replayed = f"replayed images {[*report.replayed]}: at most {report.moved} votes moved"
     sampled = f"sampled images {[*report.fresh]} again under seed {report.fresh_seed}"
     drawn = _drawn(report.n_tau, report.charge_noise)
@@ -304,6 +331,7 @@ def verify(
             "findings": [*report.findings],
             "failed": report.failed,
             "missing": report.missing,
+            "shard_of": report.shard_of,
             "replayed": [*report.replayed],
             "moved": report.moved,
             "fresh": [*report.fresh],
@@ -403,6 +431,27 @@ def _draw_alpha_curve(
     )
 
 
+@click.command(cls=Command, examples=["tcertify merge part-*.tsv.run --out whole.run"])
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=PATH)
+@click.option("--out", type=PATH, required=True, help="The run file to make.")
+@json_option
+def merge(runs: tuple[Path, ...], out: Path, as_json: bool) -> None:
+    """Join the shards of a run into one run file.
+
+    Its rows are those of a run that a single process made. All images must be there: those that are
+    missing are named with the command that makes them, and nothing is written. An image that stands
+    in several files must have equal rows.
+    """
+    from tcertify.runs import merge_runs
+
+    table = merge_runs(runs, out)
+    for text in table.warnings:
+        tell(f"warning: {text}")
+    _emit_table(table, as_json=as_json, run=str(out))
+    tell(f"merged {len(runs)} files; wrote {out}")
+    _exit_failed(table)
+
+
 @click.command(cls=Command, examples=["tcertify export out.tsv.run --format csv --out out.csv"])
 @click.argument("run", type=PATH)
 @click.option(
@@ -419,8 +468,9 @@ def export(run: Path, format: str, out: Path, overwrite: bool) -> None:
     from tcertify.runs import export_run, read_run
 
     _refuse_existing(out, overwrite)
-    export_run(read_run(run), out, format)
-    tell(f"wrote {out}")
+    table = read_run(run)
+    export_run(table, out, format)
+    tell(f"wrote {out}" + (f", {table.part}" if table.part else ""))
 
 
 def _run(
@@ -433,6 +483,7 @@ def _run(
 ) -> None:
     """Make a run, and write its log however the run ends."""
     from tcertify.classifiers import Classifier, Execution
+    from tcertify.runs.shards import part_of
 
     _refuse_existing(options.outfile, options.overwrite or options.resume)
     execution = Execution(
@@ -443,6 +494,7 @@ def _run(
     )
     device, dataset = model.found_device(), images.load()
     indices = selection.indices(len(dataset))
+    planned = len(part_of(indices, options.shard))
     classes = images.num_classes or dataset.num_classes
     classifier = Classifier.of(model.load(device), classes, device=device, execution=execution)
 
@@ -455,7 +507,7 @@ def _run(
 
     started = time.perf_counter()
     try:
-        with progress(len(indices), quiet=options.quiet) as on_progress:
+        with progress(planned, quiet=options.quiet) as on_progress:
             table = task(
                 classifier,
                 dataset,
@@ -467,6 +519,7 @@ def _run(
                 seed=options.seed,
                 out=options.run,
                 indices=indices,
+                shard=options.shard,
                 num_classes=classes,
                 batch_size=options.batch_size,
                 resume=options.resume,
@@ -476,7 +529,7 @@ def _run(
                 on_progress=on_progress,
             )
     except KeyboardInterrupt:
-        _say_interrupted(options, len(indices))
+        _say_interrupted(options, planned)
         raise click.exceptions.Exit(INTERRUPTED) from None
     _finish(table, options, time.perf_counter() - started)
 
@@ -567,6 +620,11 @@ def _finish(table: RunTable, options: RunOptions, seconds: float) -> None:
         f" wrote {options.outfile} and {options.run}",
         quiet=options.quiet,
     )
+    _exit_failed(table)
+
+
+def _exit_failed(table: RunTable) -> None:
+    """Say so and end with a status of its own where images failed or votes were lost."""
     failed, invalid = int(table.failed.sum()), int(table.invalid.sum())
     if failed or invalid:
         tell(f"{failed} images failed, {invalid} votes were invalid")
@@ -581,7 +639,7 @@ def _emit_table(table: RunTable, *, as_json: bool, **files: str) -> None:
     shown = certified_table([result])
     heading = (
         f"{result.method}, alpha = {result.alpha:g}, sigma = {result.sigma:g},"
-        f" {_noise_named(table.settings)}: {len(result)} images"
+        f" {_noise_named(table.settings)}: {table.part or f'{len(result)} images'}"
     )
     settings = table.settings
     noise = {

@@ -44,18 +44,12 @@ def export_run(table: RunTable, out: str | os.PathLike[str], format: str = "tsv"
             predict=table.predicted,
             radius=table.radius,
             seconds=table.seconds,
-            method=_method_named(table),
+            method=table.method + table.settings.ending,
         )
     elif format == "csv":
         _write_csv(table, out)
     else:
         _write_parquet(table, out)
-
-
-def _method_named(table: RunTable) -> str:
-    """Return how the radii were made, for whoever would look for them among those of CERTIFY."""
-    charged = "-charged" if table.settings.charge_noise else ""
-    return table.method + charged + ("-early" if table.stopped_early else "")
 
 
 def _write_csv(table: RunTable, out: str | os.PathLike[str]) -> None:

@@ -39,6 +39,8 @@ class Report:
         Images that the run could not certify; their rows certify nothing.
     missing : int
         Images that the run has yet to certify.
+    shard_of : int or None
+        Images of the whole run, where the file is a shard of it only.
     replayed : tuple of int
         Images whose votes were cast again.
     moved : int
@@ -57,6 +59,7 @@ class Report:
     findings: tuple[str, ...]
     failed: int
     missing: int
+    shard_of: int | None = None
     replayed: tuple[int, ...] = ()
     moved: int = 0
     fresh: tuple[int, ...] = ()
@@ -161,11 +164,13 @@ def _verified(run: RunFile) -> Report:
     findings += run.damage
     planned = set(run.plan)
     findings += [f"Image {image}: it is not in the plan." for image in sorted(seen - planned)]
+    shard_of = len(run.whole) if run.is_shard else None
     return Report(
         verified,
         tuple(findings),
         failed,
         missing=len(planned - seen),
+        shard_of=shard_of,
         n_tau=run.settings.n_tau,
         charge_noise=run.settings.charge_noise,
     )

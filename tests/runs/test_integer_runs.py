@@ -146,7 +146,7 @@ def test_exports_have_the_column(tmp_path):
 
 def test_a_run_that_owes_more_than_a_hundredth_of_alpha_is_told(tmp_path, monkeypatch):
     """As 100,000 samples of ImageNet's size do under Gaussian noise."""
-    monkeypatch.setattr("tcertify.runs.engine.MOST_OWED", 1e-6)
+    monkeypatch.setattr("tcertify.runs.machine.MOST_OWED", 1e-6)
     (warning,) = certify(tmp_path / "a.run", n=100).warnings
     assert warning.startswith("The Gaussian noise as drawn is not exactly Gaussian")
     assert certify(tmp_path / "b.run", data=grey_images(), n=100).warnings == ()
