@@ -8,7 +8,14 @@ import pytest
 from tcertify.bounds import charged_alpha
 from tcertify.errors import RunFileError, StoppedError
 from tcertify.logs import audit_log, read_log
-from tcertify.runs import export_run, predict_dataset, read_run, recertify_run, verify_run
+from tcertify.runs import (
+    export_run,
+    merge_runs,
+    predict_dataset,
+    read_run,
+    recertify_run,
+    verify_run,
+)
 from tests.runs.forge import forge_parameters
 from tests.tiny import CLASSES, Network, certify, grey_images, images, rows_of
 
@@ -135,3 +142,23 @@ def test_what_is_owed_is_known_where_it_is_not_charged(tmp_path):
     assert not table.settings.charge_noise
     assert table.n_tau == pytest.approx(math.log(0.001 / CHARGED), rel=1e-3)
     assert replace(table.settings, shape=None).n_tau is None
+
+
+def test_a_planned_run_is_charged_for_its_largest_plan(tmp_path):
+    path = tmp_path / "a.run"
+    table = certify(path, n=2000, radius_loss=0.05, charge_noise=True)
+    assert (table.n < 2000).any()
+    level = charged_alpha(0.001, 2000, 4)
+    assert table.settings.look_levels == pytest.approx((level,), rel=1e-14)
+    assert verify_run(path).findings == ()
+    export_run(table, tmp_path / "a.tsv")
+    assert read_log(tmp_path / "a.tsv").methods == ("certify-charged-planned",)
+
+
+def test_charged_shards_merge_to_the_charged_run(tmp_path):
+    whole = certify(tmp_path / "a.run", charge_noise=True)
+    for number in (1, 2):
+        certify(tmp_path / f"{number}.run", charge_noise=True, shard=(number, 2))
+    merged = merge_runs([tmp_path / "1.run", tmp_path / "2.run"], tmp_path / "b.run")
+    assert merged.settings == whole.settings
+    assert merged.radius.tolist() == whole.radius.tolist()
