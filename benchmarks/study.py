@@ -54,9 +54,6 @@ GRID = [i / 20 for i in range(51)]
 ALPHA, N0 = 0.001, 100
 TUNING_SEED = 1000
 
-#: The paper's grid of lam, without the middle; those of the radius are on another scale.
-LAMS, RADIUS_LAMS, EPS = (0.1, 0.3), (1.0, 3.0), (0.25, 0.5, 1.0)
-
 #: What is compared: an arm, and the arm that it differs from in one thing.
 PAIRS = (
     ("ADRE_REG", "Basic"),
@@ -98,6 +95,11 @@ class Study:
     images: int
     samples: int
     network: Callable[[], nn.Module]
+    #: What is chosen from: the paper's grid of lam, without the middle; that of the radius, which
+    #: is on another scale; and the attack's radius.
+    lams: tuple[float, ...] = (0.1, 0.3)
+    radius_lams: tuple[float, ...] = (1.0, 3.0)
+    eps: tuple[float, ...] = (0.25, 0.5, 1.0)
 
 
 STUDIES = {
@@ -210,12 +212,12 @@ def candidates(study: Study, sigma: float) -> dict[str, list[Recipe]]:
         "Basic": [{"lam": 0.0, "k": 1}],
         "Basic, all copies": [{"lam": 0.0}],
         "stability": [{"risk": "stability", "lam": 1.0}],
-        "SmoothAdv": [{"lam": 0.0, **attack(eps)} for eps in EPS],
-        "ADRE_REG": [{"lam": lam} for lam in LAMS],
-        "ADRE_REG, l_per of one copy": [{"lam": lam, "per": "single"} for lam in LAMS],
-        "ADRE_ADV": [{"lam": lam, **attack(eps)} for lam in LAMS for eps in EPS],
-        "signed radius": [{"risk": "signed-radius", "lam": lam} for lam in RADIUS_LAMS],
-        "radius (eq. 10)": [{"risk": "radius", "lam": lam} for lam in RADIUS_LAMS],
+        "SmoothAdv": [{"lam": 0.0, **attack(eps)} for eps in study.eps],
+        "ADRE_REG": [{"lam": lam} for lam in study.lams],
+        "ADRE_REG, l_per of one copy": [{"lam": lam, "per": "single"} for lam in study.lams],
+        "ADRE_ADV": [{"lam": lam, **attack(eps)} for lam in study.lams for eps in study.eps],
+        "signed radius": [{"risk": "signed-radius", "lam": lam} for lam in study.radius_lams],
+        "radius (eq. 10)": [{"risk": "radius", "lam": lam} for lam in study.radius_lams],
     }
     return {
         name: [dataclasses.replace(study.recipe, sigma=sigma, **settings) for settings in grid]
@@ -460,7 +462,9 @@ def _chosen(arms: Sequence[Arm]) -> str:
         for arm in arms
     ]
     head = ["sigma", "training", *keys]
-    return f"### Settings, chosen by the validation split\n\n{_markdown(head, body)}"
+    return (
+        f"### Settings, by the validation split where there is a choice\n\n{_markdown(head, body)}"
+    )
 
 
 @click.command()
@@ -470,6 +474,11 @@ def _chosen(arms: Sequence[Arm]) -> str:
 @click.option("--images", type=click.IntRange(min=1), help="Test images to certify.")
 @click.option("--epochs", type=click.IntRange(min=2), help="Training epochs.")
 @click.option("--sigma", "sigmas", type=float, multiple=True, help="Noise levels.")
+@click.option("--lam", "lams", type=float, multiple=True, help="Weights of ADRE to choose from.")
+@click.option(
+    "--radius-lam", "radius_lams", type=float, multiple=True, help="Those of the radius as risk."
+)
+@click.option("--eps", type=float, multiple=True, help="Radii of the attack to choose from.")
 @click.option("--workers", type=click.IntRange(min=1), default=os.cpu_count() or 1)
 @click.option(
     "--out",
@@ -493,13 +502,17 @@ def main(
     images: int | None,
     epochs: int | None,
     sigmas: tuple[float, ...],
+    lams: tuple[float, ...],
+    radius_lams: tuple[float, ...],
+    eps: tuple[float, ...],
     workers: int,
     out: Path,
     folder: Path,
 ) -> None:
     """Run the study on DATASET, a training per core at a time, or what of it is not yet done."""
-    asked = {"seeds": seeds, "samples": samples, "images": images, "sigmas": sigmas or None}
-    changes: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+    asked: dict[str, Any] = {"seeds": seeds, "samples": samples, "images": images, "eps": eps}
+    asked |= {"sigmas": sigmas, "lams": lams, "radius_lams": radius_lams}
+    changes = {key: value for key, value in asked.items() if value}
     study = dataclasses.replace(STUDIES[dataset], **changes)
     if epochs is not None:
         study = dataclasses.replace(study, recipe=dataclasses.replace(study.recipe, epochs=epochs))

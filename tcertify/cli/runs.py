@@ -431,7 +431,7 @@ def _draw_alpha_curve(
     )
 
 
-@click.command(cls=Command, examples=["tcertify merge part-*.tsv.run --out whole.run"])
+@click.command(cls=Command, examples=["tcertify merge part-*.tsv.run --out whole.tsv.run"])
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=PATH)
 @click.option("--out", type=PATH, required=True, help="The run file to make.")
 @json_option
