@@ -6,6 +6,7 @@ harmless: the first answer counts, and any other is dropped.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,10 +23,12 @@ FAILURES_IN_A_ROW = 3
 #: A task is cast again where it has taken so many times what others took, and so many seconds.
 STRAGGLES, STRAGGLER_SECONDS = 3.0, 10.0
 
-#: Without a single worker the run waits so long, in seconds, for one to come back.
-PATIENCE = 600.0
+#: Without a single worker the run waits so long, in seconds, for one to come back. With one it
+#: waits so long for the others to begin; who begins later, joins in.
+PATIENCE, START_SECONDS = 600.0, 60.0
 
 _TICK = 1.0
+_MOST_REASON = 300
 
 
 @dataclass(eq=False)
@@ -104,7 +107,6 @@ class Pool:
         self._versions, self._parameters = versions, parameters
         self._number = 0
         self._strict = True
-        self._begun: list[Begun] = []
         self._refs: dict[Any, Hand] = {}
         self._retries: deque[Task] = deque()
         self._given_up_in_a_row = self._stillborn = 0
@@ -116,16 +118,16 @@ class Pool:
         for _ in range(workers):
             self._hire()
 
-    def start(self) -> list[Begun]:
-        """Wait until all workers have begun; return what they say, and raise for one that may not
-        work.
-        """
+    def start(self) -> None:
+        """Wait until the workers have begun; raise for one that may not work."""
+        until = time.monotonic() + START_SECONDS
         while not all(hand.begun for hand in self.hands):
             for ref in self._ready():
                 self._end(ref)
             self._check_alive()
+            if time.monotonic() > until and any(hand.begun for hand in self.hands):
+                break
         self._strict = False
-        return self._begun
 
     def run(self, supply: Callable[[], Task | None]) -> Iterator[tuple[Task, Hand, Outcome]]:
         """Do the tasks that `supply` gives until it has no more; yield the answers as they come.
@@ -234,7 +236,7 @@ class Pool:
             self._lose(hand, error)
             if task is not None:
                 task.at_work -= 1
-                self._failed(task, f"{hand.name} ended")
+                self._failed(task, f"{hand.name} ended: {_why(error)}")
             return None
         if not hand.begun:
             self._welcome(hand, result)
@@ -293,7 +295,6 @@ class Pool:
             problem = self._parameters(result.value)
             if problem is None:
                 hand.begun, self._stillborn = True, 0
-                self._begun.append(result.value)
                 return
         self._refuse(hand, problem)
 
@@ -316,7 +317,7 @@ class Pool:
             self._stillborn += 1
             if self._stillborn == ATTEMPTS:
                 raise RunError(f"{ATTEMPTS} workers in a row ended before they had begun: {reason}")
-        self.warnings.append(f"Replaced: {reason}")
+        self.warnings.append(f"Replaced: {reason}.")
         self._hire()
 
     def _check_alive(self) -> None:
@@ -333,6 +334,6 @@ class Pool:
 
 def _why(error: BaseException) -> str:
     """Return in one line why Ray lost a worker."""
-    lines = [" ".join(line.split()) for line in str(error).splitlines()]
-    telling = [line for line in lines if "exit detail" in line or "node" in line.lower()]
-    return next(iter([*telling, *filter(None, lines)]), type(error).__name__)[:300]
+    text = " ".join(str(error).split())
+    told = re.search(r"Worker exit detail: (.*?)(?:\. There are|\. \(\d\)|$)", text)
+    return (told[1] if told else text or type(error).__name__)[:_MOST_REASON].rstrip(".")

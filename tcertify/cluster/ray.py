@@ -127,10 +127,10 @@ class Ray:
         if gpus:
             room = min(room, int(has.get("GPU", 0.0) / gpus + 1e-9))
         if room < (self.workers or 1):
+            has_room = f"{self.cpus:g} cores and {gpus:g} GPUs each, of {has.get('CPU', 0):g} cores"
             raise ValueError(
-                f"`workers` of {self.cpus:g} cores and {gpus:g} GPUs: the cluster has room for"
-                f" {room}, with {has.get('CPU', 0):g} cores and {has.get('GPU', 0):g} GPUs"
-                f"{'' if self.workers is None else f', not for {self.workers}'}."
+                f"`workers` must be at most {room}, which is what the cluster has room for with"
+                f" {has_room} and {has.get('GPU', 0):g} GPUs."
             )
         return gpus, self.workers or room
 
@@ -197,7 +197,7 @@ class Crew:
         assert self._first is not None
         self.parameters = self._first.parameters
         self.warnings = self._first.warnings
-        facts = [hand.facts for hand in self._pool.hands]
+        facts = [hand.facts for hand in self._pool.hands if hand.begun]
         self.environment = {**self._first.environment, **process(), "workers": facts}
 
     def close(self) -> None:
