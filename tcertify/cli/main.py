@@ -14,7 +14,7 @@ from tcertify.cli.report import compare, plot, report, table
 from tcertify.cli.runs import certify, export, merge, predict, recertify, verify
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("tcertify", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--traceback", is_flag=True, help="Show the whole traceback of an error.")
 @click.version_option(package_name="tcertify")
 def main(traceback: bool) -> None:

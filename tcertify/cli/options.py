@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 #: What the library knows, written out so that --help need not load it.
 NOISES = ("auto", "integer", "gaussian")
 METHODS = ("joint", "t-certify", "certify")
+DATASETS = ("digits", "fashion-mnist", "cifar10", "imagenet")
+CONSTANTS = ("cifar10", "imagenet", "none")
 
 #: What --ray stands for without an address.
 _THIS_MACHINE = "this machine"
@@ -39,6 +42,24 @@ alpha_option = click.option(
     help="Probability that a certificate may be wrong.",
 )
 radii_help = "Radii, separated by commas."
+
+
+class NameOrFile(click.ParamType[str]):
+    """Text that is one of the known names, a file, or something else; it completes in the shell."""
+
+    name = "text"
+
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        self.names = names
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return the text as it is."""
+        return value
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
+        """Return the names that begin so, and leave files to the shell."""
+        names = [CompletionItem(name) for name in self.names if name.startswith(incomplete)]
+        return [CompletionItem(incomplete, type="file"), *names]
 
 
 class Radii(click.ParamType[list[float]]):
@@ -336,6 +357,7 @@ class ModelOptions:
 model_options = together(
     click.option(
         "--normalize",
+        type=NameOrFile(CONSTANTS),
         metavar="CONSTANTS",
         help="Standardise images before MODEL: cifar10, imagenet, none, or MEAN/STD.",
     ),

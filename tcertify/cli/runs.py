@@ -13,12 +13,14 @@ import click
 
 from tcertify.cli.command import INTERRUPTED, Command
 from tcertify.cli.options import (
+    DATASETS,
     METHODS,
     NOISES,
     PATH,
     ClusterOptions,
     DataOptions,
     ModelOptions,
+    NameOrFile,
     Radii,
     Seed,
     Selection,
@@ -77,8 +79,8 @@ class RunOptions:
 
 
 _run_options = together(
-    click.argument("dataset"),
-    click.argument("model"),
+    click.argument("dataset", type=NameOrFile(DATASETS)),
+    click.argument("model", type=NameOrFile()),
     click.argument("sigma", type=float),
     click.argument("outfile", type=PATH),
     alpha_option,
@@ -177,6 +179,11 @@ _run_options = together(
 @click.option(
     "--radii", type=Radii(), help="Stop sampling an image once all these radii are decided."
 )
+@click.option(
+    "--radius-loss",
+    type=float,
+    help="Sample each image just often enough to keep all but this share of its radius: .05.",
+)
 def certify(
     images: DataOptions,
     selection: Selection,
@@ -188,6 +195,7 @@ def certify(
     method: str,
     target_radius: float | None,
     radii: list[float] | None,
+    radius_loss: float | None,
 ) -> None:
     """Certify the images of a data set.
 
@@ -208,10 +216,14 @@ def certify(
         if radii is not None:
             raise click.UsageError("--target-radius and --radii exclude each other.")
         radii = [target_radius]
+    if radii is not None and radius_loss is not None:
+        raise click.UsageError("--radius-loss excludes --radii and --target-radius.")
     check_useful(n, options.alpha)
     largest = largest_radius(n, options.alpha, options.sigma)
     _run(
-        functools.partial(certify_dataset, n0=n0, n=n, method=method, radii=radii),
+        functools.partial(
+            certify_dataset, n0=n0, n=n, method=method, radii=radii, radius_loss=radius_loss
+        ),
         images,
         selection,
         model,
@@ -267,8 +279,12 @@ def predict(
     show_default=True,
     help="Sample this many images again under a new seed that nobody could know, and compare.",
 )
-@click.option("--dataset", help="The data set of the run, for --replay and --fresh.")
-@click.option("--model", help="The model of the run, for --replay and --fresh.")
+@click.option(
+    "--dataset",
+    type=NameOrFile(DATASETS),
+    help="The data set of the run, for --replay and --fresh.",
+)
+@click.option("--model", type=NameOrFile(), help="The model of the run, for --replay and --fresh.")
 @data_options
 @model_options
 @json_option
@@ -410,7 +426,7 @@ def _draw_alpha_curve(
     )
 
 
-@click.command(cls=Command, examples=["tcertify merge part-*.tsv.run --out whole.run"])
+@click.command(cls=Command, examples=["tcertify merge part-*.tsv.run --out whole.tsv.run"])
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=PATH)
 @click.option("--out", type=PATH, required=True, help="The run file to make.")
 @json_option

@@ -233,7 +233,9 @@ def _other_methods(log: Log) -> tuple[str, ...]:
     return tuple(
         name
         for name in log.methods
-        if name.endswith("-early") or name in known or re.fullmatch("top-[0-9]+", name)
+        if name.endswith(("-early", "-planned"))
+        or name in known
+        or re.fullmatch("top-[0-9]+", name)
     )
 
 

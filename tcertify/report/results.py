@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,7 +114,7 @@ class Result:
     @classmethod
     def of_log(cls, log: Log, name: str) -> Result:
         """Return the certificates of a log; what it says of its method, tcertify wrote into it."""
-        methods = {method.removesuffix("-early") for method in log.methods}
+        methods = {re.sub("-(early|planned)$", "", method) for method in log.methods}
         method = methods.pop() if len(methods) == 1 else None
         return cls(
             name,

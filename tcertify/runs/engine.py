@@ -44,6 +44,7 @@ def certify_dataset(
     alpha: float = 0.001,
     method: str = "joint",
     radii: Sequence[float] | None = None,
+    radius_loss: float | None = None,
     noise: str = "auto",
     levels: int | None = None,
     seed: int | str = 0,
@@ -89,6 +90,11 @@ def certify_dataset(
         full run's, for a fraction of the samples, but its radius may be smaller: read certified
         accuracy at these radii only. There it is the full run's but for images whose radius lies
         within a hair of one of them: 0.4 to 1.7 of 500 images, as measured.
+    radius_loss : float, optional
+        Sample each image as often as its selection sample says is enough to keep all but this
+        share of the radius that `n` samples would give, and about 1,000 times where the selected
+        class is not its label. All numbers of the run may be read as usual: each image is certified
+        once, at the whole of alpha. See `tcertify.statistics.plan_for_loss`.
     noise : {"auto", "integer", "gaussian"}
         Integer noise certifies images of whole grey levels as executed, float rounding included
         (docs/guarantees.md). "auto" takes it where ``dataset.levels`` says the levels, or, without
@@ -155,6 +161,7 @@ def certify_dataset(
         alpha=alpha,
         method=method,
         radii=radii,
+        radius_loss=radius_loss,
     )
     check_useful(settings.n, settings.look_levels[-1], method=settings.method)
     return _run(

@@ -162,7 +162,10 @@ class RunWriter:
                 )
             run.check_structure()
             self._check_shard(run, [*(self._plan if whole is None else whole)])
-            found = differences(run.parameters, self.parameters)
+            found = [
+                f"`{name}` is {there} there and {here} here"
+                for name, there, here in differences(run.parameters, self.parameters)
+            ]
             if found:
                 raise RunFileError(
                     f"Cannot resume `{self.path}`, it was made otherwise: {'; '.join(found)}."
@@ -589,13 +592,10 @@ def _named(path: Path, doing: str) -> Iterator[None]:
         raise RunFileError(f"Cannot {doing} `{path}`: {reason}.{kept}") from error
 
 
-def differences(
-    there: dict[str, Any], here: dict[str, Any], places: tuple[str, str] = ("there", "here")
-) -> list[str]:
-    """Return one clause for each parameter that differs, with its value in both places."""
-    first, second = places
+def differences(there: dict[str, Any], here: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the parameters that differ, with their values there and here as text."""
     return [
-        f"`{name}` is {_shown(there.get(name))} {first} and {_shown(here.get(name))} {second}"
+        (name, _shown(there.get(name)), _shown(here.get(name)))
         for name in sorted(there.keys() | here.keys())
         if there.get(name) != here.get(name) and name not in _COMPARED_ELSEWHERE
     ]

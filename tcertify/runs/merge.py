@@ -108,9 +108,10 @@ def _like(first: _Part, part: _Part) -> _Part:
             f"`{part.path}` holds {describe_part(part.plan, part.whole)} and `{first.path}`"
             f" {describe_part(first.plan, first.whole)}, which are not the same images."
         )
-    found = differences(
-        first.parameters, part.parameters, (f"in `{first.path}`", f"in `{part.path}`")
-    )
+    found = [
+        f"{name} is {there} in `{first.path}` and {here} in `{part.path}`"
+        for name, there, here in differences(first.parameters, part.parameters)
+    ]
     if found:
         raise RunFileError(f"Cannot merge what was made otherwise: {'; '.join(found)}.")
     check_same_probe(

@@ -35,7 +35,13 @@ _PROBED_CLASSES = 1000
 #: What, if it is allowed, keeps logits from being the same again.
 _VARYING = {"random", "state"}
 
-_EXECUTION = {"dtype": str, "channels_last": bool, "compile": bool, "tf32": bool | None}
+_EXECUTION = {
+    "dtype": str,
+    "channels_last": bool,
+    "compile": bool,
+    "tf32": bool | None,
+    "fold": bool,
+}
 
 
 def provenance(
@@ -112,12 +118,13 @@ def recorded_execution(path: Path, parameters: dict[str, Any]) -> Execution:
     """Return how the classifier of a run file was executed."""
     from tcertify.classifiers import Execution
 
-    values = {name: parameters.get(name) for name in _EXECUTION}
+    values = {"fold": False, **parameters}  # of which older files do not speak
+    values = {name: values.get(name) for name in _EXECUTION}
     for name, kind in _EXECUTION.items():
         if not isinstance(values[name], kind):
             raise RunFileError(f"`{path}` does not say `{name}`, which a replay needs.")
     try:
-        return Execution(**values)  # type: ignore[arg-type]
+        return Execution(**values)
     except ValueError as error:
         raise RunFileError(f"`{path}` has parameters that make no sense: {error}") from None
 

@@ -53,7 +53,8 @@ def recertify_run(
     reported : float, optional
         Keep the R of M images whose own certificate reaches this radius, and certify these at
         ``alpha R / M``: of the certificates that are kept, a share of at most `alpha` is wrong in
-        expectation. The others abstain. See `certify_reported`.
+        expectation. The others abstain. Which are kept is read from the certificates that the run
+        holds, where `method` and `alpha` are its own. See `certify_reported`.
     groups : mapping from names to classes, optional
         Certify the group instead of the class; see `Groups`. Labels and predictions of the table
         are then numbers of groups.
@@ -82,10 +83,14 @@ def recertify_run(
                 f"`reported` needs all images of the run: `{run.path}` has {table.missing} still to"
                 " do, and where it ended may depend on what it had found."
             )
-        best = _answered(run, question, np.ones(len(table), dtype=bool))
-        kept, claim = None, question.claim()
+        kept, claim = None, [*filter(None, [table.claim]), *question.claim()]
+        every = np.ones(len(table), dtype=bool)
+        if radius is None or not question.is_the_run_s:
+            best = _answered(run, question, every)
         if radius is not None:
-            kept, level = _kept(best["radius"], radius, question.after.alpha)
+            # an image's own certificate, as it stands in the run where that asks the same
+            radii = table.radius if question.is_the_run_s else best["radius"]
+            kept, level = _kept(radii, radius, question.after.alpha)
             claim.append(_reported_claim(kept, radius, question.after.alpha, level))
             question = question.at(level)
             best = _answered(run, question, kept)
@@ -191,6 +196,11 @@ class _Question:
         """The same question at another alpha."""
         levels = self.before.schedule.scaled(alpha).levels
         return replace(self, after=replace(self.after, alpha=alpha, look_levels=levels))
+
+    @property
+    def is_the_run_s(self) -> bool:
+        """Whether the run itself answers: its own method and alpha, classes and not groups."""
+        return self.after == self.before and self.groups is None and self.top_k is None
 
     def asked(self, reported: float | None) -> dict[str, Any]:
         """What was asked for besides the settings, as it stands among the parameters."""

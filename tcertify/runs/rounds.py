@@ -71,6 +71,7 @@ class _Image:
 
     loaded: Loaded
     selection: NDArray[np.int64]
+    ends: tuple[int, ...]
     looks: list[NDArray[np.int64]] = field(default_factory=list)
     radius: float = 0.0
     best_look: int = -1
@@ -148,7 +149,11 @@ class Rounds:
         for loaded in images:
             if loaded.error is None:
                 self._end_streak(self._unloaded)
-                return _Image(loaded, np.zeros(self._settings.num_classes + 1, np.int64))
+                return _Image(
+                    loaded,
+                    np.zeros(self._settings.num_classes + 1, np.int64),
+                    self._settings.looks,
+                )
             self._fail(loaded, loaded.error, self._unloaded)
         return None
 
@@ -158,10 +163,10 @@ class Rounds:
         return first + self._until(image) - self._seen(image)
 
     def _seen(self, image: _Image) -> int:
-        return self._settings.looks[len(image.looks) - 1] if image.looks else 0
+        return image.ends[len(image.looks) - 1] if image.looks else 0
 
     def _until(self, image: _Image) -> int:
-        return self._settings.looks[len(image.looks)]
+        return image.ends[len(image.looks)]
 
     def _sampled(self, group: list[_Image]) -> list[_Image]:
         """Sample each image up to its next look; return those that did not fail."""
@@ -181,16 +186,17 @@ class Rounds:
 
     def _sample(self, group: list[_Image]) -> None:
         started = time.perf_counter()
-        shares = np.array([self._to_come(image) for image in group])
         new = [image for image in group if not image.looks]
         first = [self._settings.n0] * len(new)
         selections: Sequence[NDArray[np.int64]] = []
         if first:
             selections = [*self._count(new, [0] * len(new), first, SELECTION)]
         stream = PREDICTION if self._settings.predicts else ESTIMATION
-        votes = self._count(group, [*map(self._seen, group)], [*map(self._until, group)], stream)
         for image, selection in zip(new, selections, strict=True):
             image.selection = selection
+            image.ends = self._settings.ends(selection, image.loaded.label)
+        shares = np.array([self._to_come(image) for image in group])
+        votes = self._count(group, [*map(self._seen, group)], [*map(self._until, group)], stream)
         seconds = (time.perf_counter() - started) * shares / shares.sum()
         for image, vote, spent in zip(group, votes, seconds, strict=True):
             image.looks.append(vote + image.looks[-1] if image.looks else vote)

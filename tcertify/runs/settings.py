@@ -19,6 +19,7 @@ from tcertify._checks import (
 )
 from tcertify.certificates import METHODS, certify_votes, predict_counts
 from tcertify.radius import largest_integer_change
+from tcertify.statistics.allocation import check_loss, check_sizes, plan_for_loss, plan_sizes
 from tcertify.statistics.planning import largest_radius
 from tcertify.statistics.stopping import Schedule
 from tcertify.votes import Votes
@@ -41,6 +42,9 @@ MAX_LOOKS, MAX_VOTES = 10_000, 2**22
 #: Noise is added in float32; beyond these its products are no normal numbers any more.
 _LEAST_SIGMA, _MOST_SIGMA = 1e-30, 1e30
 
+#: Other versions of the special functions may round a bound otherwise, by less than this.
+_ROUNDING = 1e-9
+
 CERTIFICATE = np.dtype(
     [("predicted", np.int64), ("radius", np.float64), ("p_a", np.float64), ("p_b", np.float64)]
 )
@@ -55,8 +59,9 @@ class Settings:
 
     ``looks`` are the samples after which the votes of an image are looked at, ``look_levels`` the
     share of alpha that each look may spend; a run without early stopping has one look. ``radii``
-    are the radii that early stopping decides. ``noise`` is one of `KINDS`; ``levels`` are the grey
-    levels above 0 of integer noise.
+    are the radii that early stopping decides. ``radius_loss`` is the share of its radius that an
+    image may lose to a plan, which then chooses its samples among ``sizes``; the one look is after
+    these. ``noise`` is one of `KINDS`; ``levels`` are the grey levels above 0 of integer noise.
     """
 
     num_classes: int
@@ -70,6 +75,8 @@ class Settings:
     radii: tuple[float, ...] | None = None
     noise: str = "gaussian"
     levels: int | None = None
+    radius_loss: float | None = None
+    sizes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         check_whole("num_classes", self.num_classes, minimum=2)
@@ -93,6 +100,7 @@ class Settings:
                 f"`num_classes` = {self.num_classes} with {len(self.looks)} looks takes more than"
                 f" {MAX_VOTES} numbers for each image."
             )
+        self._check_plan()
         if self.schedule.alpha > self.alpha:
             raise ValueError(f"`look_levels` must not sum to more than alpha = {self.alpha}.")
 
@@ -103,6 +111,17 @@ class Settings:
             reach(self.sigma, check_levels(self.levels))
         elif self.levels is not None:
             raise ValueError(f"`levels` are those of integer noise, got {self.levels!r:.70}.")
+
+    def _check_plan(self) -> None:
+        if (self.radius_loss is None) != (self.sizes is None):
+            raise ValueError("`radius_loss` and `sizes` must be given together.")
+        if self.radius_loss is None or self.sizes is None:
+            return
+        check_loss(self.radius_loss)
+        if self.radii is not None or self.predicts:
+            raise ValueError("`radius_loss` must not be given with `radii`, or for predictions.")
+        if len(self.sizes) > MAX_LOOKS or [*check_sizes(self.sizes)][-1:] != [*self.looks]:
+            raise ValueError(f"`sizes` must be at most {MAX_LOOKS}, the last of them n = {self.n}.")
 
     @classmethod
     def make(
@@ -115,11 +134,14 @@ class Settings:
         n0: int = 0,
         method: str = "predict",
         radii: Sequence[float] | None = None,
+        radius_loss: float | None = None,
         seed: int = 0,
         noise: str = "gaussian",
         levels: int | None = None,
     ) -> Settings:
-        """Return the settings of a new run, with early stopping when radii are given."""
+        """Return the settings of a new run, with early stopping when radii are given, and with a
+        plan for each image when a radius loss is.
+        """
         n, alpha = check_whole("n", n, maximum=MAX_N), check_alpha("alpha", alpha)
         schedule = Schedule.single(n, alpha) if radii is None else Schedule.geometric(n, alpha)
         return cls(
@@ -134,6 +156,8 @@ class Settings:
             radii=None if radii is None else tuple(radii),
             noise=noise,
             levels=levels,
+            radius_loss=radius_loss,
+            sizes=None if radius_loss is None else plan_sizes(n, alpha),
         )
 
     @classmethod
@@ -150,10 +174,10 @@ class Settings:
         if missing:
             raise ValueError(f"`{missing[0]}` is missing.")
         values = {name: parameters[name] for name in names}
-        for name in ("looks", "look_levels", "radii"):
+        for name in ("looks", "look_levels", "radii", "sizes"):
             if isinstance(values[name], list) and len(values[name]) <= MAX_LOOKS:
                 values[name] = tuple(values[name])
-            elif name != "radii" or values[name] is not None:
+            elif name in ("looks", "look_levels") or values[name] is not None:
                 raise ValueError(f"`{name}` must be at most {MAX_LOOKS} numbers.")
         return cls(**values)
 
@@ -167,10 +191,56 @@ class Settings:
         """Estimation samples of an image that is not stopped early."""
         return self.looks[-1] if self.looks else 0
 
+    @property
+    def ending(self) -> str:
+        """What a log adds to the method of a run whose images had samples of different number."""
+        return "-early" if self.radii is not None else "-planned" if self.sizes is not None else ""
+
+    @property
+    def claim(self) -> str:
+        """What a plan promises of the samples, in words; empty without one."""
+        if self.radius_loss is None or self.sizes is None:
+            return ""
+        return (
+            "The samples of each image were planned from its selection sample: as many as are"
+            f" expected to keep all but {100 * self.radius_loss:g} % of the radius that {self.n}"
+            f" samples would give, and {self.sizes[0]} where the class is not the label or the"
+            " image looked hopeless."
+        )
+
     @cached_property
     def schedule(self) -> Schedule:
         """The looks with their levels."""
         return Schedule(self.looks, self.look_levels)
+
+    def ends(self, selection: NDArray[np.int64], label: int) -> tuple[int, ...]:
+        """Return the samples after which the votes of an image are looked at, from its selection
+        votes (C + 1,) and its label.
+        """
+        if self.radius_loss is None:
+            return self.looks
+        return (self._planned(selection, label, self.radius_loss),)
+
+    def may_end(self, ends: list[int], selection: NDArray[np.int64], label: int) -> bool:
+        """Whether the votes of an image may have been looked at after these samples, and no more;
+        other versions of the special functions may plan otherwise by a hair.
+        """
+        if self.radius_loss is None:
+            return ends == [*self.looks[: len(ends)]]
+        near = (self.radius_loss * factor for factor in (1 - _ROUNDING, 1 + _ROUNDING))
+        return ends in [[self._planned(selection, label, loss)] for loss in near]
+
+    def _planned(self, selection: NDArray[np.int64], label: int, radius_loss: float) -> int:
+        top = np.array([selection[:-1].argmax()])
+        return int(
+            plan_for_loss(
+                Votes.from_columns(selection[None], top),
+                self.sizes or (),
+                alpha=self.alpha,
+                radius_loss=radius_loss,
+                wanted=top == label,
+            )[0]
+        )
 
     def noise_source(self) -> Noise:
         """Return the noise of the run."""

@@ -78,7 +78,8 @@ class RunTable:
         Images that the run has yet to certify.
     path : Path
     claim : str
-        What the certificates say, where `recertify_run` was asked for more than a method and alpha.
+        What the certificates say, where `recertify_run` was asked for more than a method and alpha,
+        and how samples were planned, where they were.
     top_k : int, optional
         Certified is that the label is among so many most probable classes.
     kept : bool array, optional
@@ -216,6 +217,7 @@ def table_of(run: RunFile) -> RunTable:
         shard_of=len(run.whole) if run.is_shard else None,
         missing=len(set(run.plan).difference(table["image_id"].tolist())),
         path=run.path,
+        claim=run.settings.claim,
     )
 
 

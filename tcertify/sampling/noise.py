@@ -15,8 +15,8 @@ from tcertify_kernels import add_integer_noise, add_noise, check_grid
 from tcertify_kernels.integer_noise import MAX_REACH, check_levels, reach
 
 #: Streams of noise that never overlap: choosing the class, certifying it, predicting, looking at
-#: a network while it is trained, and drawing votes for the user's own code.
-SELECTION, ESTIMATION, PREDICTION, VALIDATION, DRAWN = range(5)
+#: a network while it is trained, drawing votes for the user's own code, and training itself.
+SELECTION, ESTIMATION, PREDICTION, VALIDATION, DRAWN, TRAINING = range(6)
 
 #: What can be asked for; "auto" is one of the others, as `choose_noise` finds.
 NOISES = ("auto", "integer", "gaussian")

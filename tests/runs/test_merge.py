@@ -2,6 +2,8 @@
 
 import base64
 import os
+import subprocess
+import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,8 @@ from tcertify.runs.row import Row, pack
 from tests.runs.forge import database, forge_columns, forge_head, forge_parameters, forge_row
 from tests.runs.models import Dead, FailsOn
 from tests.tiny import CLASSES, Network, certify, grey_images, images, rows_of
+
+ROOT = Path(__file__).parents[2]
 
 
 def predict(path, **options):
@@ -164,13 +168,13 @@ def test_a_failed_image_is_not_an_image_that_succeeded(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sigma": 0.25}, r"`sigma` is 0\.5 in `.*1\.run` and 0\.25 in `.*2\.run`"),
-        ({"alpha": 0.01}, r"`alpha` is 0\.001 in `.*1\.run` and 0\.01 in"),
-        ({"seed": 1}, "`seed` is 0 in .* and 1 in"),
-        ({"radii": [0.5]}, "`looks` is"),
-        ({"allow": ["rows"]}, "`allow` is"),
-        ({"data": images(13), "indices": range(12)}, "`data` is '.*' in"),
-        ({"model": Dead()}, "`model` is '.*' in"),
+        ({"sigma": 0.25}, r"sigma is 0\.5 in `.*1\.run` and 0\.25 in `.*2\.run`"),
+        ({"alpha": 0.01}, r"alpha is 0\.001 in `.*1\.run` and 0\.01 in"),
+        ({"seed": 1}, "seed is 0 in .* and 1 in"),
+        ({"radii": [0.5]}, "looks is"),
+        ({"allow": ["rows"]}, "allow is"),
+        ({"data": images(13), "indices": range(12)}, "data is '.*' in"),
+        ({"model": Dead()}, "model is '.*' in"),
         (
             {"indices": range(11)},
             "2.run` holds shard 2/2 of a run of 11 images and .* shard 1/2 of",
@@ -186,7 +190,7 @@ def test_what_was_made_otherwise_is_refused_with_both_values(tmp_path, options, 
 def test_another_version_is_refused(tmp_path):
     paths = shards(tmp_path, of=2)
     forge_parameters(paths[1], torch="9.9")
-    refused(tmp_path, paths, "`torch` is '.*' in .* and '9.9' in")
+    refused(tmp_path, paths, "torch is '.*' in .* and '9.9' in")
 
 
 def test_logits_that_differ_show_another_model(tmp_path):
@@ -328,3 +332,39 @@ def test_a_row_that_its_plan_does_not_know_is_refused(tmp_path):
     paths = shards(tmp_path, of=2)
     forge_head(paths[1], plan=pack(np.array([1, 3])))
     refused(tmp_path, paths, r"2\.run` is damaged: image 5 is not in its plan")
+
+
+#: Merges in a process of its own, and prints by how many bytes its memory grew.
+_GROWTH = """
+import os, resource, sys
+from pathlib import Path
+from tcertify.runs import merge_runs
+from tcertify.runs.file import RunFile, whole_copy
+small, folder = map(Path, sys.argv[1:])
+with RunFile(small) as run:
+    record, parameters = next(run.records()), run.parameters
+for number in (0, 1):
+    plan = range(number, 400, 2)
+    with whole_copy(folder / f"{number}.run", parameters, {}, plan) as copy:
+        for image in plan:
+            copy.add(record._replace(image_id=image, looks=os.urandom(200_000)))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert len(merge_runs([folder / "0.run", folder / "1.run"], folder / "merged.run")) == 400
+print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+"""
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path):
+    certify(tmp_path / "small.run", indices=[0])
+    arguments = [tmp_path / "small.run", tmp_path]
+    path = os.pathsep.join((str(ROOT), str(ROOT / "kernels")))
+    done = subprocess.run(
+        [sys.executable, "-c", _GROWTH, *arguments],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    size = (tmp_path / "merged.run").stat().st_size
+    assert size > 80e6
+    assert int(done.stdout) < size / 4
