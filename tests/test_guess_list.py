@@ -40,10 +40,12 @@ def test_every_test_file_has_the_name_of_a_module():
         "pages.py",
         "public_api.py",
         "runs/fault_injection.py",
+        "runs/charged_runs.py",
         "runs/faults.py",
         "runs/forged.py",
         "runs/format.py",
         "runs/integer_runs.py",
+        "runs/planned_runs.py",
     }
     folders = ("", "bounds", "classifiers", "cli", "data", "logs", "report", "runs", "statistics")
     named = {

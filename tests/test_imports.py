@@ -49,6 +49,8 @@ DOORS = [
     ("matplotlib", "tcertify recertify a.run --alpha-curve a.png"),
     ("bokeh", "tcertify report a.run -o a.html"),
     ("PIL", "tcertify report a.run -o a.html --dataset tests.tiny:images"),
+    ("ray", "tcertify certify tests.tiny:images tests.tiny:Network 0.5 ray.tsv --ray"),
+    ("tensorboard", "adre-train digits --tensorboard"),
     ("pyarrow", "tcertify export a.run --format parquet --out a.parquet"),
 ]
 CALLS = [

@@ -6,6 +6,7 @@ from email import message_from_string
 
 import pytest
 
+from tcertify.cli.doctor import _EXTRAS
 from tests.packages import ROOT, build, extras
 
 PACKAGES = {
@@ -53,6 +54,10 @@ def test_the_wheel_carries_licence_commands_and_extras(built):
     headers = message_from_string(metadata(built[0], "METADATA"))
     assert headers["License-Expression"] == "MIT"
     assert {*extras()} - {""} <= {*headers.get_all("Provides-Extra")}
+
+
+def test_doctor_looks_for_every_extra():
+    assert {*_EXTRAS, "cuda12", "cuda13"} == {*extras()} - {""}
 
 
 def test_the_sdist_holds_what_the_wheel_is_made_of_and_no_tests(built):

@@ -31,15 +31,15 @@ class Classifier:
     ----------
     base_classifier : torch module or callable
         From a batch (B, ...) to logits (B, C). A module runs in eval mode, where it is; its modes
-        are restored after each use. Where `execution` asks for another dtype or layout, a copy
-        that is made now runs in its place, and later changes of the module do not reach it.
+        are restored after each use. Where `execution` asks for another dtype or layout, or folds,
+        a copy that is made now runs in its place, and later changes of the module do not reach it.
     num_classes : int
         C, the width of the logits; at least 2.
     device : torch device or str, optional
         Where a plain function wants its images and returns its logits; the CPU without it. The
         device of a module is that of its parameters.
     execution : Execution, optional
-        Precision, layout and compilation.
+        Precision, layout, folding and compilation.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class Classifier:
     ------
     TypeError, ValueError
         Not callable; parameters that are not there yet, on another device than `device`, or in
-        float64 without a dtype.
+        float64 without a dtype; nothing that can be folded.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Classifier:
         self.base_classifier = base_classifier
         self.num_classes = check_whole("num_classes", num_classes, minimum=2)
         self.device = _device(base_classifier, device)
-        execution = Execution() if execution is None else execution
+        execution = _stated(execution)
         own = None if execution.dtype else _own_dtype(base_classifier)
         self.module, self._call = execution.prepare(base_classifier)
         self.execution = replace(execution, dtype=execution.dtype or own)
@@ -99,7 +99,8 @@ class Classifier:
             raise ValueError(f"`device` is {there}, but the classifier is on {has.device}.")
         if (
             execution is not None
-            and replace(execution, dtype=execution.dtype or has.execution.dtype) != has.execution
+            and replace(_stated(execution), dtype=execution.dtype or has.execution.dtype)
+            != has.execution
         ):
             raise ValueError("`execution` is not that of the classifier.")
         return has
@@ -243,6 +244,12 @@ def _found(device: torch.device | str) -> torch.device:
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"`device` {str(device)!r} cannot be used: {reason}") from None
+
+
+def _stated(execution: Any) -> Execution:
+    if execution is not None and not isinstance(execution, Execution):
+        raise TypeError(f"`execution` must be an Execution, got {execution!r}.")
+    return execution or Execution()
 
 
 def _own_dtype(base_classifier: BaseClassifier) -> str:

@@ -1,4 +1,4 @@
-"""How a base classifier is executed: precision, layout, compilation, eval mode.
+"""How a base classifier is executed: precision, layout, folding, compilation, eval mode.
 
 A certificate speaks of the classifier as executed, so these choices belong to it.
 """
@@ -14,6 +14,8 @@ from functools import partial
 from typing import Any
 
 import torch
+
+from tcertify.classifiers.folding import folded
 
 BaseClassifier = Callable[[torch.Tensor], torch.Tensor]
 
@@ -36,12 +38,21 @@ class Execution:
     tf32 : bool, optional
         Whether a GPU may multiply float32 in TF32, in matrix products and convolutions alike;
         without it, as torch is set, which by itself is in convolutions only.
+    fold : bool
+        Fold each BatchNorm that follows a convolution into it, in the classifier's own precision
+        and before it is converted: fewer passes over memory, and other last bits.
+
+    Raises
+    ------
+    ValueError
+        An unknown `dtype`.
     """
 
     dtype: str | None = None
     channels_last: bool = False
     compile: bool = False
     tf32: bool | None = None
+    fold: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in DTYPES:
@@ -50,6 +61,10 @@ class Execution:
     def prepare(self, base_classifier: BaseClassifier) -> tuple[BaseClassifier, BaseClassifier]:
         """Return the classifier, converted as a copy where need be, and the callable to run."""
         prepared = base_classifier
+        if self.fold:
+            if not isinstance(prepared, torch.nn.Module):
+                raise ValueError("`fold` needs a torch module, not a plain function.")
+            prepared = folded(prepared)
         if isinstance(prepared, torch.nn.Module) and self._converts(prepared):
             prepared = copy.deepcopy(prepared)
             if self.dtype is not None:

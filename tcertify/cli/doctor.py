@@ -24,6 +24,8 @@ _EXTRAS = {
     "report": ("bokeh", "pages of a run"),
     "onnx": ("onnxruntime", "ONNX files as MODEL"),
     "parquet": ("pyarrow", "export to Parquet"),
+    "ray": ("ray", "runs on a cluster"),
+    "tensorboard": ("tensorboard", "the metrics of training in TensorBoard"),
 }
 
 _MARKS = {"works": "ok", "absent": "--", "broken": "!!"}

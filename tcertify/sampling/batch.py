@@ -23,8 +23,9 @@ _KERNEL_ELEMENTS = 2**20
 #: A CUDA graph is recorded where there are more batches than this, after the first of them.
 _GRAPH_BATCHES, _WARMING_BATCHES = 8, 3
 
-#: Rows of a batch that is not limited: powers of two between these.
-_FEWEST_ROWS, _MOST_ROWS, _MOST_ROWS_ON_GPU = 32, 2**10, 2**14
+#: Rows of a batch that is not limited: powers of two between these. Fewer than 8 cost a network
+#: more in calls than the cache gives back (docs/performance.md).
+_FEWEST_ROWS, _MOST_ROWS, _MOST_ROWS_ON_GPU = 8, 2**10, 2**14
 
 
 class Batch:

@@ -142,3 +142,10 @@ def test_a_probe_tells_functions_that_look_the_same_from_outside():
     assert one.probe(image) == same.probe(image) != two.probe(image)
     logits = np.frombuffer(one.probe(image), np.float32).reshape(4, 3)
     assert np.array_equal(logits[0], image.flatten()[:3].numpy())
+
+
+def test_an_execution_is_no_word():
+    classifier = Classifier(torch.nn.Flatten(), 3)
+    for given in (torch.nn.Flatten(), classifier):
+        with pytest.raises(TypeError, match="`execution` must be an Execution, got 'fastest'"):
+            Classifier.of(given, 3, execution="fastest")

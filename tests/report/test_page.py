@@ -181,3 +181,9 @@ def test_predictions_and_runs_without_an_image_are_refused(tmp_path):
         tiny.certify(tmp_path / "b.run", on_progress=interrupt)
     with pytest.raises(RunFileError, match="holds no image yet"):
         write_page(tmp_path / "b.run", tmp_path / "b.html")
+
+
+def test_the_page_of_a_shard_says_so(tmp_path):
+    tiny.certify(tmp_path / "a.run", Network(), photographs(), shard=(2, 3))
+    write_page(tmp_path / "a.run", tmp_path / "a.html")
+    assert "not a whole run, but a shard: 4 of 12 images" in document(tmp_path / "a.html")

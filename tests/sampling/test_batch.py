@@ -14,6 +14,7 @@ from tcertify.sampling.batch import _largest_activation, suitable_rows
         ("digits", (1, 8, 8), 2 * 32 * 64, 512),
         ("cifar-resnet20", (3, 32, 32), 2 * 16 * 1024, 64),
         ("resnet50", (3, 32, 32), 2 * 256 * 64, 64),
+        ("resnet50", (3, 224, 224), 2 * 256 * 56**2, 8),
     ],
 )
 def test_the_largest_activation_decides(name, shape, elements, rows):
@@ -21,7 +22,7 @@ def test_the_largest_activation_decides(name, shape, elements, rows):
     assert _largest_activation(classifier, images) == elements
     assert suitable_rows(classifier, images, None) == rows
     assert suitable_rows(classifier, images, 100_000) == rows
-    assert suitable_rows(classifier, images, 40) == 40
+    assert suitable_rows(classifier, images, 40) == min(rows, 40)
 
 
 def test_parameters_and_what_is_made_of_them_are_no_activations():
