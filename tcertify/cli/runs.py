@@ -17,6 +17,7 @@ from tcertify.cli.options import (
     METHODS,
     NOISES,
     PATH,
+    ClusterOptions,
     DataOptions,
     ModelOptions,
     NameOrFile,
@@ -25,6 +26,7 @@ from tcertify.cli.options import (
     Selection,
     Shard,
     alpha_option,
+    cluster_options,
     data_options,
     gathered,
     model_options,
@@ -151,6 +153,7 @@ _run_options = together(
         metavar="DEFECT",
         help="Accept a defect that makes certificates void: random, rows, state or range.",
     ),
+    cluster_options,
     click.option("--resume", is_flag=True, help="Continue the run that OUTFILE belongs to."),
     click.option("--overwrite", is_flag=True, help="Replace OUTFILE and its run file."),
     quiet_option,
@@ -159,6 +162,7 @@ _run_options = together(
     gathered(DataOptions, "images"),
     gathered(Selection, "selection"),
     gathered(ModelOptions, "model"),
+    gathered(ClusterOptions, "where"),
 )
 
 
@@ -195,6 +199,7 @@ def certify(
     selection: Selection,
     model: ModelOptions,
     options: RunOptions,
+    where: ClusterOptions,
     n0: int,
     n: int,
     method: str,
@@ -233,6 +238,7 @@ def certify(
         selection,
         model,
         options,
+        where,
         f"No radius above {format_down(largest, 4)} can be certified with --N {n}.",
     )
 
@@ -243,7 +249,12 @@ def certify(
 @_run_options
 @click.option("--N", "n", type=int, default=1000, show_default=True, help="Samples per image.")
 def predict(
-    images: DataOptions, selection: Selection, model: ModelOptions, options: RunOptions, n: int
+    images: DataOptions,
+    selection: Selection,
+    model: ModelOptions,
+    options: RunOptions,
+    where: ClusterOptions,
+    n: int,
 ) -> None:
     """Predict the images of a data set, or abstain.
 
@@ -252,7 +263,7 @@ def predict(
     """
     from tcertify.runs import predict_dataset
 
-    _run(functools.partial(predict_dataset, n=n), images, selection, model, options)
+    _run(functools.partial(predict_dataset, n=n), images, selection, model, options, where)
 
 
 @click.command(
@@ -479,6 +490,7 @@ def _run(
     selection: Selection,
     model: ModelOptions,
     options: RunOptions,
+    where: ClusterOptions,
     announcement: str | None = None,
 ) -> None:
     """Make a run, and write its log however the run ends."""
@@ -492,14 +504,18 @@ def _run(
         compile=options.compile,
         tf32=options.tf32,
     )
-    device, dataset = model.found_device(), images.load()
+    cluster = where.cluster(images, model, functools.partial(tell, quiet=options.quiet))
+    device, dataset = model.found_device(cluster is not None), images.load()
     indices = selection.indices(len(dataset))
     planned = len(part_of(indices, options.shard))
     classes = images.num_classes or dataset.num_classes
     classifier = Classifier.of(model.load(device), classes, device=device, execution=execution)
 
     def on_start(settings: Settings) -> None:
-        tell(f"{_noise_of(settings, options)}, on {device}", quiet=options.quiet)
+        tell(
+            f"{_noise_of(settings, options)}, on {'Ray' if cluster else device}",
+            quiet=options.quiet,
+        )
         if model.normalize is not None or options.expect_accuracy is not None:
             _check_clean(classifier, dataset, indices, model, options)
         if announcement:
@@ -507,7 +523,7 @@ def _run(
 
     started = time.perf_counter()
     try:
-        with progress(planned, quiet=options.quiet) as on_progress:
+        with progress(planned, quiet=options.quiet, lines=cluster is None) as on_progress:
             table = task(
                 classifier,
                 dataset,
@@ -525,6 +541,7 @@ def _run(
                 resume=options.resume,
                 overwrite=options.overwrite,
                 allow=options.allow,
+                cluster=cluster,
                 on_start=on_start,
                 on_progress=on_progress,
             )
@@ -611,9 +628,11 @@ def _finish(table: RunTable, options: RunOptions, seconds: float) -> None:
     """Write the log of a run that is done, print its table; images that failed set the status."""
     from tcertify.runs import export_run
 
-    export_run(table, options.outfile, "tsv")
     for text in table.warnings:
         tell(f"warning: {text}")
+    if not len(table):
+        _exit_failed(table)
+    export_run(table, options.outfile, "tsv")
     _emit_table(table, as_json=options.as_json, log=str(options.outfile), run=str(options.run))
     tell(
         f"{len(table)} images, {int(table.n.sum())} estimation samples in {seconds:.1f} s;"
@@ -624,10 +643,13 @@ def _finish(table: RunTable, options: RunOptions, seconds: float) -> None:
 
 
 def _exit_failed(table: RunTable) -> None:
-    """Say so and end with a status of its own where images failed or votes were lost."""
+    """Say so and end with a status of its own where images failed or are missing, or votes lost."""
     failed, invalid = int(table.failed.sum()), int(table.invalid.sum())
     if failed or invalid:
         tell(f"{failed} images failed, {invalid} votes were invalid")
+    if table.missing:
+        tell(f"{table.missing} images are missing; the same command with --resume tries them again")
+    if failed or invalid or table.missing:
         raise click.exceptions.Exit(FAILED)
 
 

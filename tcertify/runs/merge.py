@@ -71,7 +71,8 @@ def merge_runs(runs: Iterable[str | os.PathLike[str]], out: str | os.PathLike[st
         versions, or belong to different runs; an image has different rows; images are missing, with
         the command that makes them; or `out` exists or cannot be written. Nothing is written then.
     """
-    paths, target = [Path(path) for path in runs], Path(out)
+    given = [runs] if isinstance(runs, (str, os.PathLike)) else runs
+    paths, target = [Path(path) for path in given], Path(out)
     if len(paths) < 2:
         raise ValueError(f"`runs` must be at least two run files to merge, got {len(paths)}.")
     if os.path.lexists(target):
