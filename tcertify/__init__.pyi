@@ -1,5 +1,6 @@
 from . import bounds as bounds
 from . import classifiers as classifiers
+from . import cluster as cluster
 from . import data as data
 from . import errors as errors
 from . import logs as logs

@@ -21,7 +21,7 @@ def main(traceback: bool) -> None:
     """Certify the l2 robustness of randomized-smoothed classifiers.
 
     Results go to stdout, messages to stderr. Exit status: 0 done, 1 findings or an error, 2 wrong
-    usage, 3 images failed, 130 interrupted.
+    usage, 3 images failed or missing, 130 interrupted.
     """
 
 

@@ -16,6 +16,7 @@ from click.shell_completion import CompletionItem
 if TYPE_CHECKING:
     import torch
 
+    from tcertify.cluster import Ray
     from tcertify.data import Dataset
 
 #: What the library knows, written out so that --help need not load it.
@@ -23,6 +24,9 @@ NOISES = ("auto", "integer", "gaussian")
 METHODS = ("joint", "t-certify", "certify")
 DATASETS = ("digits", "fashion-mnist", "cifar10", "imagenet")
 CONSTANTS = ("cifar10", "imagenet", "none")
+
+#: What --ray stands for without an address.
+_THIS_MACHINE = "this machine"
 
 PATH = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -102,6 +106,24 @@ class Shard(click.ParamType[tuple[int, int]]):
         if not 1 <= number <= parts:
             self.fail(f"it must be I/N with I from 1 to N, got {value!r}.", param, ctx)
         return number, parts
+
+
+class Address(click.ParamType[str]):
+    """Where a cluster is; the option may stand alone, but not before an argument."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return HOST:PORT, auto or what stands for no address."""
+        host, _, port = value.rpartition(":")
+        if value in ("auto", _THIS_MACHINE) or (host and port.isdecimal()):
+            return value
+        self.fail(
+            f"it takes HOST:PORT or auto, got {value!r}; without an address it must stand after"
+            " the arguments.",
+            param,
+            ctx,
+        )
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -211,6 +233,72 @@ selection_options = together(
 )
 
 
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Whether a Ray cluster does the work, and with how many workers."""
+
+    ray: str | None
+    workers: int | None
+    cpus: float | None
+    gpus: float | None
+
+    def cluster(
+        self, images: DataOptions, model: ModelOptions, on_report: Callable[[str], None]
+    ) -> Ray | None:
+        """Return the cluster, if one was asked for; its workers load what is named here."""
+        if self.ray is None:
+            if (self.workers, self.cpus, self.gpus) != (None, None, None):
+                raise click.UsageError(
+                    "--workers, --cpus-per-worker and --gpus-per-worker need --ray."
+                )
+            return None
+        if model.device != "auto":
+            raise click.UsageError(
+                "--device is for one machine: with --ray, --gpus-per-worker says where workers run."
+            )
+        from tcertify.cluster import Ray
+
+        return Ray(
+            None if self.ray == _THIS_MACHINE else self.ray,
+            self.workers,
+            1 if self.cpus is None else self.cpus,
+            self.gpus,
+            functools.partial(_load, images, model),
+            on_report,
+        )
+
+
+def _load(images: DataOptions, model: ModelOptions) -> tuple[Any, Any]:
+    """Load the classifier, on the CPU, and the data set: on a worker."""
+    import torch
+
+    return model.load(torch.device("cpu")), images.load()
+
+
+cluster_options = together(
+    click.option(
+        "--ray",
+        type=Address(),
+        is_flag=False,
+        flag_value=_THIS_MACHINE,
+        metavar="[ADDRESS]",
+        help="Run on a Ray cluster: of this machine, or at ADDRESS, which is HOST:PORT or auto.",
+    ),
+    click.option(
+        "--workers", type=int, help="Workers of the cluster.  [default: as many as it has room for]"
+    ),
+    click.option(
+        "--cpus-per-worker", "cpus", type=float, help="Cores of each worker.  [default: 1]"
+    ),
+    click.option(
+        "--gpus-per-worker",
+        "gpus",
+        type=float,
+        help="GPUs of each worker, such as 1 or 0.5.  [default: 1 where the cluster has any]",
+    ),
+)
+
+
 class Argument(click.ParamType[tuple[str, Any]]):
     """A keyword argument, name=value: the value is a Python literal, else text."""
 
@@ -247,13 +335,15 @@ class ModelOptions:
         )
         return model.to(device)
 
-    def found_device(self) -> torch.device:
-        """Return the device, if numbers can be computed there."""
+    def found_device(self, elsewhere: bool = False) -> torch.device:
+        """Return the device, if numbers can be computed there; the CPU where the work is done
+        elsewhere.
+        """
         import torch
 
         name = self.device
         if name == "auto":
-            name = "cuda:0" if torch.cuda.is_available() else "cpu"
+            name = "cuda:0" if torch.cuda.is_available() and not elsewhere else "cpu"
         try:
             device = torch.device(name)
             torch.ones(1, device=device).item()

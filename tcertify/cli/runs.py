@@ -17,6 +17,7 @@ from tcertify.cli.options import (
     METHODS,
     NOISES,
     PATH,
+    ClusterOptions,
     DataOptions,
     ModelOptions,
     NameOrFile,
@@ -25,6 +26,7 @@ from tcertify.cli.options import (
     Selection,
     Shard,
     alpha_option,
+    cluster_options,
     data_options,
     gathered,
     model_options,
@@ -46,6 +48,10 @@ _MOST_CURVES = 6
 #: Exit status of a run in which images failed or votes were lost.
 FAILED = 3
 
+#: What a joint bound of 10^7 votes may take on one core, with two classes (docs/joint.md), and the
+#: power of n that it grows with; what is worth a word before it begins.
+_JOINT_SECONDS, _JOINT_POWER, _LONG = 0.25, 0.83, 60
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -56,6 +62,7 @@ class RunOptions:
     alpha: float
     noise: str
     levels: int | None
+    charge_noise: bool
     seed: int | str
     shard: tuple[int, int] | None
     expect_accuracy: float | None
@@ -93,6 +100,11 @@ _run_options = together(
         "--levels",
         type=int,
         help="Grey levels above 0 of integer noise.  [default: the data set's, else 255]",
+    ),
+    click.option(
+        "--charge-noise",
+        is_flag=True,
+        help="Make up for Gaussian noise that is not drawn exactly, by a smaller level.",
     ),
     click.option(
         "--seed",
@@ -141,6 +153,7 @@ _run_options = together(
         metavar="DEFECT",
         help="Accept a defect that makes certificates void: random, rows, state or range.",
     ),
+    cluster_options,
     click.option("--resume", is_flag=True, help="Continue the run that OUTFILE belongs to."),
     click.option("--overwrite", is_flag=True, help="Replace OUTFILE and its run file."),
     quiet_option,
@@ -149,6 +162,7 @@ _run_options = together(
     gathered(DataOptions, "images"),
     gathered(Selection, "selection"),
     gathered(ModelOptions, "model"),
+    gathered(ClusterOptions, "where"),
 )
 
 
@@ -185,6 +199,7 @@ def certify(
     selection: Selection,
     model: ModelOptions,
     options: RunOptions,
+    where: ClusterOptions,
     n0: int,
     n: int,
     method: str,
@@ -223,6 +238,7 @@ def certify(
         selection,
         model,
         options,
+        where,
         f"No radius above {format_down(largest, 4)} can be certified with --N {n}.",
     )
 
@@ -233,7 +249,12 @@ def certify(
 @_run_options
 @click.option("--N", "n", type=int, default=1000, show_default=True, help="Samples per image.")
 def predict(
-    images: DataOptions, selection: Selection, model: ModelOptions, options: RunOptions, n: int
+    images: DataOptions,
+    selection: Selection,
+    model: ModelOptions,
+    options: RunOptions,
+    where: ClusterOptions,
+    n: int,
 ) -> None:
     """Predict the images of a data set, or abstain.
 
@@ -242,7 +263,7 @@ def predict(
     """
     from tcertify.runs import predict_dataset
 
-    _run(functools.partial(predict_dataset, n=n), images, selection, model, options)
+    _run(functools.partial(predict_dataset, n=n), images, selection, model, options, where)
 
 
 @click.command(
@@ -299,6 +320,7 @@ def verify(
         name = "--replay" if replay else "--fresh"
         raise click.UsageError(f"{name} needs --dataset and --model.")
     inputs: dict[str, Any] = {}
+    _say_how_long(run)
     if replay or fresh:
         device = model.found_device()
         inputs = {"dataset": images.load(), "model": model.load(device), "device": device}
@@ -311,7 +333,8 @@ def verify(
         summary += f"; it is a shard of a run of {report.shard_of} images"
     replayed = f"replayed images {[*report.replayed]}: at most {report.moved} votes moved"
     sampled = f"sampled images {[*report.fresh]} again under seed {report.fresh_seed}"
-    told = [summary, *([replayed] if replay else []), *([sampled] if fresh else [])]
+    drawn = _drawn(report.n_tau, report.charge_noise)
+    told = [summary, *drawn, *([replayed] if replay else []), *([sampled] if fresh else [])]
     emit(
         {
             "run": str(run),
@@ -324,6 +347,8 @@ def verify(
             "moved": report.moved,
             "fresh": [*report.fresh],
             "fresh_seed": report.fresh_seed,
+            "n_tau": report.n_tau,
+            "charge_noise": report.charge_noise,
         },
         "\n".join([*report.findings, *told]),
         as_json=as_json,
@@ -407,6 +432,8 @@ def _draw_alpha_curve(
     from tcertify.runs import read_votes
     from tcertify.statistics import alpha_curve
 
+    if table.settings.charge_noise:
+        raise click.UsageError("--alpha-curve cannot be drawn for a run with --charge-noise.")
     votes, label = read_votes(run, groups)
     settings, radii = table.settings, certified_table([Result.of_run(table)]).radii
     few = radii[:: -(-len(radii) // _MOST_CURVES)]
@@ -463,6 +490,7 @@ def _run(
     selection: Selection,
     model: ModelOptions,
     options: RunOptions,
+    where: ClusterOptions,
     announcement: str | None = None,
 ) -> None:
     """Make a run, and write its log however the run ends."""
@@ -476,14 +504,18 @@ def _run(
         compile=options.compile,
         tf32=options.tf32,
     )
-    device, dataset = model.found_device(), images.load()
+    cluster = where.cluster(images, model, functools.partial(tell, quiet=options.quiet))
+    device, dataset = model.found_device(cluster is not None), images.load()
     indices = selection.indices(len(dataset))
     planned = len(part_of(indices, options.shard))
     classes = images.num_classes or dataset.num_classes
     classifier = Classifier.of(model.load(device), classes, device=device, execution=execution)
 
     def on_start(settings: Settings) -> None:
-        tell(f"{_noise_of(settings, options)}, on {device}", quiet=options.quiet)
+        tell(
+            f"{_noise_of(settings, options)}, on {'Ray' if cluster else device}",
+            quiet=options.quiet,
+        )
         if model.normalize is not None or options.expect_accuracy is not None:
             _check_clean(classifier, dataset, indices, model, options)
         if announcement:
@@ -491,7 +523,7 @@ def _run(
 
     started = time.perf_counter()
     try:
-        with progress(planned, quiet=options.quiet) as on_progress:
+        with progress(planned, quiet=options.quiet, lines=cluster is None) as on_progress:
             table = task(
                 classifier,
                 dataset,
@@ -499,6 +531,7 @@ def _run(
                 alpha=options.alpha,
                 noise=options.noise,
                 levels=options.levels,
+                charge_noise=options.charge_noise,
                 seed=options.seed,
                 out=options.run,
                 indices=indices,
@@ -508,6 +541,7 @@ def _run(
                 resume=options.resume,
                 overwrite=options.overwrite,
                 allow=options.allow,
+                cluster=cluster,
                 on_start=on_start,
                 on_progress=on_progress,
             )
@@ -551,6 +585,30 @@ def _noise_named(settings: Settings) -> str:
     return f"{settings.noise} noise on {settings.levels} grey levels"
 
 
+def _say_how_long(path: Path) -> None:
+    """Say so if the bounds of a run may take minutes to compute again."""
+    from tcertify.runs import read_run
+
+    table = read_run(path)
+    if table.method == "joint":
+        bounds = _JOINT_SECONDS * ((table.n / 1e7) ** _JOINT_POWER).sum()
+        if bounds > _LONG:
+            tell(
+                f"{len(table)} joint bounds of {table.settings.n} votes may take up to"
+                f" {bounds / 60:.0f} minutes of one core, where two classes share the votes"
+            )
+
+
+def _drawn(n_tau: float | None, charged: bool) -> list[str]:
+    """Return a line that says what Gaussian noise, which is not drawn exactly, does to alpha."""
+    if n_tau is None:
+        return []
+    noise = f"Gaussian noise as drawn has n tau = {n_tau:.2g}"
+    if charged:
+        return [f"{noise}, which alpha was charged for"]
+    return [f"{noise}: a certificate may be wrong with probability alpha exp(n tau)"]
+
+
 def _say_interrupted(options: RunOptions, planned: int) -> None:
     """Write the log of what was finished, and say how to go on."""
     from tcertify.runs import export_run, read_run
@@ -570,9 +628,11 @@ def _finish(table: RunTable, options: RunOptions, seconds: float) -> None:
     """Write the log of a run that is done, print its table; images that failed set the status."""
     from tcertify.runs import export_run
 
-    export_run(table, options.outfile, "tsv")
     for text in table.warnings:
         tell(f"warning: {text}")
+    if not len(table):
+        _exit_failed(table)
+    export_run(table, options.outfile, "tsv")
     _emit_table(table, as_json=options.as_json, log=str(options.outfile), run=str(options.run))
     tell(
         f"{len(table)} images, {int(table.n.sum())} estimation samples in {seconds:.1f} s;"
@@ -583,10 +643,13 @@ def _finish(table: RunTable, options: RunOptions, seconds: float) -> None:
 
 
 def _exit_failed(table: RunTable) -> None:
-    """Say so and end with a status of its own where images failed or votes were lost."""
+    """Say so and end with a status of its own where images failed or are missing, or votes lost."""
     failed, invalid = int(table.failed.sum()), int(table.invalid.sum())
     if failed or invalid:
         tell(f"{failed} images failed, {invalid} votes were invalid")
+    if table.missing:
+        tell(f"{table.missing} images are missing; the same command with --resume tries them again")
+    if failed or invalid or table.missing:
         raise click.exceptions.Exit(FAILED)
 
 
@@ -601,10 +664,17 @@ def _emit_table(table: RunTable, *, as_json: bool, **files: str) -> None:
         f" {_noise_named(table.settings)}: {table.part or f'{len(result)} images'}"
     )
     settings = table.settings
-    noise = {"noise": settings.noise, "levels": settings.levels, "seed": settings.seed}
+    noise = {
+        "noise": settings.noise,
+        "levels": settings.levels,
+        "seed": settings.seed,
+        "n_tau": table.n_tau,
+        "charge_noise": settings.charge_noise,
+    }
+    drawn = _drawn(table.n_tau, True) if settings.charge_noise else []
     emit(
         {**files, **noise, **shown.records()[0]},
-        "\n".join([heading, *_lines(shown)]),
+        "\n".join([heading, *drawn, *_lines(shown)]),
         as_json=as_json,
     )
 

@@ -62,7 +62,6 @@ def provenance(
         "probe": None if probed is None or _VARYING & {*allow} else _probe(classifier, probed),
         **asdict(classifier.execution),
         "tf32_of_torch": _tf32_of_torch(classifier),
-        "shape": None if probed is None else [*probed.pixels.shape],
         "allow": sorted(set(allow)),
         "model": classifier.fingerprint(),
         "data": data_fingerprint(dataset, sorted(whole)),
@@ -87,15 +86,22 @@ def environment(sampler: Sampler, memory_kept: bool) -> dict[str, Any]:
 
     packages = ("numpy", "scipy", "numba", "cupy-cuda12x", "cupy-cuda13x")
     return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
+        **process(),
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
         "batch_size": sampler.batch_size,
         "memory_kept": memory_kept,
         "classifier": type(sampler.classifier.module).__qualname__,
         **{package: _installed(package) for package in packages},
+    }
+
+
+def process() -> dict[str, Any]:
+    """Return what tells this process: since when, where, and its number."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
     }
 
 
