@@ -378,7 +378,8 @@ def _versions() -> dict[str, str]:
 def _against(there: dict[str, Any], expected: dict[str, Any], whose: str) -> str | None:
     """Return how values differ from those expected, or None."""
     wanted = {name: expected[name] for name in there}
-    return "; ".join(differences(there, wanted, ("there", f"at {whose}"))) or None
+    found = differences(there, wanted)
+    return "; ".join(f"`{name}` is {a} there and {b} at {whose}" for name, a, b in found) or None
 
 
 def _raise(hand: Hand, outcome: Outcome) -> None:
