@@ -381,11 +381,8 @@ def _versions() -> dict[str, str]:
 def _against(there: dict[str, Any], expected: dict[str, Any], whose: str) -> str | None:
     """Return how values differ from those expected, or None."""
     wanted = {name: expected[name] for name in there}
-    found = [
-        f"`{name}` is {other} there and {own} at {whose}"
-        for name, other, own in differences(there, wanted)
-    ]
-    return "; ".join(found) or None
+    found = differences(there, wanted)
+    return "; ".join(f"`{name}` is {a} there and {b} at {whose}" for name, a, b in found) or None
 
 
 def _raise(hand: Hand, outcome: Outcome) -> None:
