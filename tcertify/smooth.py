@@ -63,10 +63,10 @@ class Certificate:
         this sum of squares, or less. None under Gaussian noise, and where it abstains.
     n_tau : float or None
         Under Gaussian noise, which is not drawn exactly, the certificate is wrong with probability
-        at most ``level * exp(n_tau)`` (docs/guarantees.md); None under integer noise.
-    level : float
+        at most ``charged_alpha * exp(n_tau)`` (docs/guarantees.md); None under integer noise.
+    charged_alpha : float
         What `counts` were certified at: `alpha`, or where `charge_noise` was asked for under
-        Gaussian noise so much less that ``level * exp(n_tau)`` is at most `alpha`.
+        Gaussian noise so much less that ``charged_alpha * exp(n_tau)`` is at most `alpha`.
     """
 
     predicted: int
@@ -87,7 +87,7 @@ class Certificate:
     levels: int | None
     squared_levels: int | None
     n_tau: float | None
-    level: float
+    charged_alpha: float
 
 
 class SmoothedClassifier:
@@ -252,7 +252,7 @@ class SmoothedClassifier:
             levels=noise.levels,
             squared_levels=_squared_levels(radius, noise.levels),
             n_tau=n_tau,
-            level=level,
+            charged_alpha=level,
         )
 
     def predict(self, x: Tensor, n: int = 1000, alpha: float = 0.001) -> NDArray[np.int64]:

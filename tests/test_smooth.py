@@ -451,10 +451,10 @@ def test_a_charged_certificate_is_that_of_its_level(network, x):
         SmoothedClassifier(network, 3, 0.5, charge_noise=charge).certify(x, 10, 300)
         for charge in (False, True)
     )
-    assert plain.level == plain.alpha == charged.alpha == 0.001
-    assert charged.level == charged_alpha(0.001, 300, x.numel())
-    assert charged.level * math.exp(charged.n_tau) == pytest.approx(0.001, rel=1e-12)
-    again = certify_counts(charged.counts, charged.top, sigma=0.5, alpha=charged.level)
+    assert plain.charged_alpha == plain.alpha == charged.alpha == 0.001
+    assert charged.charged_alpha == charged_alpha(0.001, 300, x.numel())
+    assert charged.charged_alpha * math.exp(charged.n_tau) == pytest.approx(0.001, rel=1e-12)
+    again = certify_counts(charged.counts, charged.top, sigma=0.5, alpha=charged.charged_alpha)
     assert charged.counts.tolist() == plain.counts.tolist()
     assert charged.radius == float(again.radius) < plain.radius
 
@@ -471,7 +471,7 @@ def test_predictions_are_charged_by_the_noise_of_each_image(network, x, monkeypa
 
 def test_integer_noise_is_not_charged_and_cannot_be(network):
     found = SmoothedClassifier(network, 3, 0.5, charge_noise=True).certify(GREY, 10, 300)
-    assert (found.noise, found.level) == ("integer", 0.001)
+    assert (found.noise, found.charged_alpha) == ("integer", 0.001)
     with pytest.raises(ValueError, match="`charge_noise` is for Gaussian noise"):
         SmoothedClassifier(network, 3, 0.5, charge_noise=True, noise="integer")
     smooth = Smooth(network, 3, 0.5, noise="gaussian", charge_noise=True)

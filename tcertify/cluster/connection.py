@@ -31,7 +31,7 @@ def connected(address: str | None) -> Iterator[Any]:
     """Yield Ray's module, connected to a cluster; a connection that is there already is used.
 
     Without an address a cluster of this machine is started, which listens on localhost alone,
-    sends no usage statistics, and leaves nothing behind.
+    sends no usage statistics, and leaves nothing behind but Ray's token in the home folder.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def _join(ray: Any, address: str) -> None:
         _check_answer(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, ray.exceptions.RayError) as error:
         raise RunError(f"No Ray cluster can be joined at {address}: {_line(error)}") from error
 
 
@@ -124,11 +124,14 @@ def _check_answer(address: str) -> None:
         raise RunError(f"No Ray cluster answers at {address}: {_line(error)}") from None
     asking = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
-        answer = subprocess.run(asking, capture_output=True, timeout=PATIENCE, check=False)
+        answer = subprocess.run(
+            asking, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
     except subprocess.TimeoutExpired:
         raise RunError(f"No Ray cluster answers at {address} within {PATIENCE:g} s.") from None
     if answer.returncode:
-        raise RunError(f"What answers at {address} is no healthy Ray cluster.")
+        last = (answer.stderr.strip().splitlines() or ["it gave no reason"])[-1]
+        raise RunError(f"What answers at {address} is no Ray cluster to be joined: {last}")
 
 
 def _line(error: BaseException) -> str:

@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +197,9 @@ class Crew:
         assert self._first is not None
         self.parameters = self._first.parameters
         self.warnings = self._first.warnings
+        shape = self.parameters["shape"]
+        if shape is not None:  # the levels of the looks may depend on it
+            self._job = replace(self._job, settings=self._job.settings.of_shape(shape))
         facts = [hand.facts for hand in self._pool.hands if hand.begun]
         self.environment = {**self._first.environment, **process(), "workers": facts}
 
@@ -378,7 +381,8 @@ def _versions() -> dict[str, str]:
 def _against(there: dict[str, Any], expected: dict[str, Any], whose: str) -> str | None:
     """Return how values differ from those expected, or None."""
     wanted = {name: expected[name] for name in there}
-    return "; ".join(differences(there, wanted, ("there", f"at {whose}"))) or None
+    found = differences(there, wanted)
+    return "; ".join(f"`{name}` is {a} there and {b} at {whose}" for name, a, b in found) or None
 
 
 def _raise(hand: Hand, outcome: Outcome) -> None:
