@@ -35,10 +35,10 @@ from torch import nn
 
 from benchmarks import ROOT, parser_of
 from benchmarks.implementations import ResidualNet, field_votes
-from benchmarks.tuning import tune
 from tcertify.classifiers import Classifier, Execution
 from tcertify.sampling import ESTIMATION, GaussianNoise, Sampler
 from tcertify.sampling.memory import kept
+from tcertify.sampling.tuning import fastest_rows
 
 SIGMA, IMAGES, PASSES = 0.5, 2, 3
 
@@ -159,7 +159,7 @@ def limit(network: Network, execution: Execution) -> dict[str, Any]:
             for rows in (2**power for power in range(11))
             if rows <= network.batch
         }
-        rows = tune(forward, most=network.batch, seconds=60).rows
+        rows = fastest_rows(forward, most=network.batch, seconds=60).rows
         calls = max(1, network.samples // rows)
         found = measured(lambda: [forward(rows) for _ in range(calls)], calls * rows)
     return {**found, "batch_size": rows}

@@ -30,6 +30,7 @@ ORDER = (
     "audit",
     "bound",
     "plan",
+    "tune",
     "doctor",
 )
 

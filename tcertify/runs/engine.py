@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -17,7 +17,13 @@ from tcertify.data import Dataset, as_dataset
 from tcertify.errors import RunError, StoppedError
 from tcertify.runs.file import MAX_PLAN, RunFile, RunWriter
 from tcertify.runs.images import Loaded, described, load_images
-from tcertify.runs.provenance import check_probe, environment, provenance
+from tcertify.runs.provenance import (
+    check_probe,
+    environment,
+    provenance,
+    recorded_execution,
+    recorded_rows,
+)
 from tcertify.runs.rounds import FAILURES_IN_A_ROW, Rounds
 from tcertify.runs.row import MAX_IMAGES
 from tcertify.runs.seeds import check_seed, with_seed
@@ -27,6 +33,7 @@ from tcertify.sampling import Sampler
 from tcertify.sampling.defects import CHANGED_STATE, check_codes, find_defects, remarks, settle
 from tcertify.sampling.memory import is_out_of_memory, kept
 from tcertify.sampling.noise import MOST_OWED, choose_noise, owed
+from tcertify.sampling.tuning import Tuning, tune
 from tcertify.statistics.planning import check_useful
 
 Device = torch.device | str | None
@@ -53,11 +60,12 @@ def certify_dataset(
     num_classes: int | None = None,
     batch_size: int | None = None,
     device: Device = None,
-    execution: Execution | None = None,
+    execution: Execution | Literal["fastest"] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     allow: Iterable[str] = (),
     on_start: Callable[[Settings], None] | None = None,
+    on_tuned: Callable[[Tuning], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> RunTable:
     """Certify a data set into a run file: each certificate is wrong with probability at most
@@ -112,15 +120,19 @@ def certify_dataset(
         without it.
     device : torch device or str, optional
         Where a `model` that is no torch module runs.
-    execution : Execution, optional
+    execution : Execution or "fastest", optional
         How the classifier is executed; as it is without it. The certificates speak of the
-        classifier as executed.
+        classifier as executed. "fastest" measures first, on one image, as `tcertify.sampling.tune`
+        does, and takes what was fastest, rows of a batch included: bfloat16 where the hardware has
+        it. The run records it, and a resume keeps it.
     resume, overwrite : bool
         Continue, or replace, a run file that exists; else it is an error.
     allow : iterable of {"random", "rows", "state", "range"}
         Defects that make certificates void, accepted knowingly and recorded.
     on_start : callable, optional
         Called with the `Settings` of the run, noise and seed among them, before the first sample.
+    on_tuned : callable, optional
+        Called with the `Tuning` of an execution that is "fastest", unless a resume keeps it.
     on_progress : callable, optional
         Called with the number of images that are done and of images planned.
 
@@ -167,6 +179,7 @@ def certify_dataset(
         overwrite=overwrite,
         allow=allow,
         on_start=on_start,
+        on_tuned=on_tuned,
         on_progress=on_progress,
     )
 
@@ -186,11 +199,12 @@ def predict_dataset(
     num_classes: int | None = None,
     batch_size: int | None = None,
     device: Device = None,
-    execution: Execution | None = None,
+    execution: Execution | Literal["fastest"] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     allow: Iterable[str] = (),
     on_start: Callable[[Settings], None] | None = None,
+    on_tuned: Callable[[Tuning], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> RunTable:
     """Predict a data set into a run file: a class other than the smoothed classifier's most
@@ -217,6 +231,7 @@ def predict_dataset(
         overwrite=overwrite,
         allow=allow,
         on_start=on_start,
+        on_tuned=on_tuned,
         on_progress=on_progress,
     )
 
@@ -233,25 +248,38 @@ def _run(
     plan: list[int],
     batch_size: int | None,
     device: Device,
-    execution: Execution | None,
+    execution: Execution | Literal["fastest"] | None,
     resume: bool,
     overwrite: bool,
     allow: Iterable[str],
     on_start: Callable[[Settings], None] | None,
+    on_tuned: Callable[[Tuning], None] | None,
     on_progress: Callable[[int, int], None] | None,
 ) -> RunTable:
     allow = sorted(set(allow))
     check_codes(allow)
     check_seed(seed)
-    classifier = Classifier.of(model, settings.num_classes, device=device, execution=execution)
-    there = _resumed(out) if resume and not overwrite else None
+    resumed = resume and not overwrite
+    classifier, rows = _as_executed(
+        model,
+        settings,
+        dataset,
+        plan,
+        out if resumed else None,
+        batch_size=batch_size,
+        device=device,
+        execution=execution,
+        allow=allow,
+        on_tuned=on_tuned,
+    )
+    there = _resumed(out) if resumed else None
     settings = _with_noise(settings, noise, levels, dataset, plan, allow, there)
     settings = with_seed(settings, seed, classifier, dataset, plan, there)
     if on_start:
         on_start(settings)
     on_cpu = classifier.device.type == "cpu"
     with kept() if on_cpu else nullcontext(False) as memory_kept:
-        sampler = Sampler(classifier, settings.noise_source(), batch_size=batch_size)
+        sampler = Sampler(classifier, settings.noise_source(), batch_size=batch_size, rows=rows)
         state = classifier.parts().state
         warnings, probed = _check_classifier(sampler, dataset, plan, allow)
         parameters = {**asdict(settings), **provenance(classifier, dataset, plan, allow, probed)}
@@ -275,6 +303,43 @@ def _run(
                 rounds.certify(_noted(images, writer))
             _check_afterwards(sampler, state, writer, allow)
     return read_run(out)
+
+
+def _as_executed(
+    model: BaseClassifier | Classifier,
+    settings: Settings,
+    dataset: Dataset,
+    plan: list[int],
+    resumed: str | os.PathLike[str] | None,
+    *,
+    batch_size: int | None,
+    device: Device,
+    execution: Execution | Literal["fastest"] | None,
+    allow: list[str],
+    on_tuned: Callable[[Tuning], None] | None,
+) -> tuple[Classifier, int | None]:
+    """Return the classifier of the run, and the rows of a forward pass where they are known."""
+    classes = settings.num_classes
+    if execution != "fastest":
+        return Classifier.of(model, classes, device=device, execution=execution), None
+    if isinstance(model, Classifier):
+        raise ValueError('`execution` "fastest" needs the model itself, not a Classifier of it.')
+    if resumed is not None and os.path.exists(resumed):
+        with RunFile(resumed) as run:
+            execution, rows = recorded_execution(run.path, run.parameters), recorded_rows(run)
+        return Classifier.of(model, classes, device=device, execution=execution), rows
+    as_it_is = Classifier.of(model, classes, device=device)
+    with closing(
+        load_images(dataset, plan[:_LOOKED_AT], as_it_is.device, classes, allow)
+    ) as images:
+        pixels = next((image.pixels for image in images if image.error is None), None)
+    if pixels is None:
+        raise StoppedError('Stopped before the run: `execution` "fastest" found no whole image.')
+    tuning = tune(model, classes, settings.sigma, pixels, device=device, batch_size=batch_size)
+    if on_tuned:
+        on_tuned(tuning)
+    best = tuning.fastest
+    return Classifier(model, classes, device=device, execution=best.execution), best.rows
 
 
 def _opened(dataset: Any, given: int | None) -> tuple[Dataset, int]:

@@ -158,11 +158,17 @@ def suitable_rows(classifier: Classifier, images: torch.Tensor, limit: int | Non
     """
     if limit is not None and limit <= _FEWEST_ROWS:
         return limit
+    most = most_rows(images.device)
     if images.is_cuda:
-        rows = _power_of_two(2**26 // images[0].numel(), most=_MOST_ROWS_ON_GPU)
+        rows = _power_of_two(2**26 // images[0].numel(), most=most)
     else:
-        rows = _power_of_two(2**21 // _largest_activation(classifier, images), most=_MOST_ROWS)
+        rows = _power_of_two(2**21 // _largest_activation(classifier, images), most=most)
     return rows if limit is None else min(rows, limit)
+
+
+def most_rows(device: torch.device) -> int:
+    """Return more rows than which no forward pass gains by."""
+    return _MOST_ROWS_ON_GPU if device.type == "cuda" else _MOST_ROWS
 
 
 def _largest_activation(classifier: Classifier, images: torch.Tensor) -> int:
