@@ -14,8 +14,6 @@ import dataclasses
 import json
 import multiprocessing
 import os
-import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -36,6 +34,7 @@ from tqdm import tqdm
 from adre_train.batches import held_out
 from adre_train.recipe import Recipe
 from adre_train.train import train
+from benchmarks import commit, markdown, processor
 from tcertify import certify_counts, data
 from tcertify.classifiers import Classifier
 from tcertify.data import TensorDataset
@@ -307,7 +306,7 @@ def report(runs: Sequence[Run]) -> str:
             shown = [_spread((radii >= r).mean(1), 3) for r in RADII]
             body.append([f"{sigma}", name, _spread(radii.clip(0).mean(1), 4), *shown])
         title = f"Certified accuracy by radius, {method}: mean and standard deviation over seeds"
-        parts += [f"### {title}", _markdown(head, body)]
+        parts += [f"### {title}", markdown(head, body)]
     parts += [part for method in METHODS for part in _comparisons(arms, method)]
     head = ["sigma", "training", "margin of logits", "training, CPU s", "certifying, CPU s"]
     body = [
@@ -321,7 +320,7 @@ def report(runs: Sequence[Run]) -> str:
         ]
         for (sigma, name), made in arms.items()
     ]
-    parts += ["### Margins and cost, mean over seeds", _markdown(head, body)]
+    parts += ["### Margins and cost, mean over seeds", markdown(head, body)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -347,7 +346,7 @@ def _comparisons(arms: dict[tuple[float, str], list[Run]], method: str) -> list[
     head = ["sigma", "training", "against", "difference [95 % over seeds]", "± over images"]
     head += ["ahead", "p, t", "p, t, Holm", "p, sign", "p, sign, Holm"]
     title = f"Change of the average radius, {method}, paired by seed and image"
-    return [f"### {title}", _markdown(head, body)]
+    return [f"### {title}", markdown(head, body)]
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:
@@ -408,7 +407,7 @@ def _chosen(arms: Sequence[Arm]) -> str:
         for arm in arms
     ]
     head = ["sigma", "training", *keys]
-    return f"### Settings, chosen by the validation split\n\n{_markdown(head, body)}"
+    return f"### Settings, chosen by the validation split\n\n{markdown(head, body)}"
 
 
 @click.command()
@@ -449,8 +448,8 @@ def main(
         runs = list(tqdm(pool.map(run, jobs), "runs", len(jobs)))
     made = {
         "command": " ".join(["python benchmarks/study.py", *sys.argv[1:]]),
-        "commit": _commit(),
-        "device": f"{workers} cores of {_processor()}, torch {torch.__version__}",
+        "commit": commit(),
+        "device": f"{workers} cores of {processor()}, torch {torch.__version__}",
         "minutes": round((time.perf_counter() - started) / 60, 1),
         "cpu_minutes": round(sum(one.training_s + one.certifying_s for one in runs) / 60, 1),
         "settings": f"alpha = {ALPHA}, n0 = {N0}, n = {study.samples}",
@@ -482,26 +481,6 @@ def _margin(net: nn.Module, images: torch.Tensor) -> float:
 
 def _spread(values: NDArray[np.float64], digits: int) -> str:
     return f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}"
-
-
-def _markdown(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _commit() -> str:
-    git = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(git, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
-def _processor() -> str:
-    try:
-        info = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":")[1].strip() for line in info.splitlines() if "model name" in line]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

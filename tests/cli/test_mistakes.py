@@ -58,7 +58,10 @@ MISTAKES = [
     (certify("--execution", "fast"), "'fast' is not 'fastest'"),
     (["tune", DATA, MODEL, "nan"], "SIGMA must be positive"),
     (["tune", DATA, MODEL, "0.5", "--batch", "0"], "--batch must be at least 1, got 0"),
-    (["tune", DATA, MODEL, "0.5", "--num-classes", "5"], "must return float logits of shape (256, 5)"),
+    (
+        ["tune", DATA, MODEL, "0.5", "--num-classes", "5"],
+        "must return float logits of shape (256, 5)",
+    ),
     (certify("--skip", "0"), "0 is not in the range"),
     (certify("--max", "0"), "0 is not in the range"),
     (certify(sigma="-0.5"), "SIGMA must be positive"),
