@@ -48,9 +48,9 @@ from tcertify.sampling.tuning import fastest_rows
 SIGMA = 0.5
 
 #: After a first call so many are measured, fewer where they last longer than so many seconds.
-PASSES, SECONDS = 3, 10.0
+PASSES, SECONDS = 3, 6.0
 #: For the ladder of the limit.
-LADDER_SECONDS = 20.0
+LADDER_SECONDS = 10.0
 
 PAGE = ROOT / "docs" / "performance.md"
 _MARKS = "<!-- of benchmarks.equal_n -->", "<!-- end -->"
