@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,16 @@ MOST_WORKERS = 8
 def held_out(count: int) -> NDArray[np.int64]:
     """Return the numbers of the validation images among `count` training images."""
     return np.arange(HELD_OUT - 1, count, HELD_OUT)
+
+
+class Share(NamedTuple):
+    """A process's images of a batch, their labels and numbers, their share of it, and its size."""
+
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+    share: float
+    size: int
 
 
 class Batches:
@@ -60,9 +71,8 @@ class Batches:
             pin_memory=device.type == "cuda",
         )
 
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, float, int]]:
-        """Yield this process's images and labels of each batch from step `first` on, their share
-        of the batch, and the batch's size.
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Share]:
+        """Yield this process's share of each batch from step `first` on.
 
         A process without an image in a short batch takes one of its images at a share of 0.
         """
@@ -70,12 +80,10 @@ class Batches:
         order = self._ids[rng.permutation(len(self._ids))].tolist()
         whole = [order[i : i + batch] for i in range(first * batch, len(order), batch)]
         own = [images[self._rank :: self._processes] for images in whole]
-        self._order.batches = [
-            [(epoch, index) for index in part or images[:1]]
-            for part, images in zip(own, whole, strict=True)
-        ]
-        for (images, labels), part, all_of_it in zip(self._loader, own, whole, strict=True):
-            yield images, labels, len(part) / len(all_of_it), len(all_of_it)
+        read = [part or images[:1] for part, images in zip(own, whole, strict=True)]
+        self._order.batches = [[(epoch, index) for index in part] for part in read]
+        for (x, y), part, ids, all_of_it in zip(self._loader, own, read, whole, strict=True):
+            yield Share(x, y, torch.tensor(ids), len(part) / len(all_of_it), len(all_of_it))
 
 
 class _Order:
@@ -99,10 +107,31 @@ def default_workers(data: Dataset, device: torch.device, processes: int) -> int:
     return min(MOST_WORKERS, max(1, (os.cpu_count() or 1) // processes))
 
 
-def parts(
-    images: Tensor, labels: Tensor, share: float, count: int
-) -> Iterator[tuple[Tensor, Tensor, float, bool]]:
-    """Cut a share into at most `count` parts, each with its weight, and mark the last."""
-    cut = list(zip(images.chunk(count), labels.chunk(count), strict=True))
-    for number, (x, y) in enumerate(cut, 1):
-        yield x, y, share * len(y) / len(labels), number == len(cut)
+def check_images(batch: Share, name: str, num_classes: int) -> None:
+    """Raise unless the images of a batch are in [0, 1] and their labels are classes, naming the
+    first image that is not so. The batch is on the CPU.
+    """
+    if not isinstance(batch.y, Tensor) or batch.y.is_floating_point():
+        kind = batch.y.dtype if isinstance(batch.y, Tensor) else type(batch.y[0]).__name__
+        raise ValueError(f"The labels of {name} must be whole numbers, got {kind}.")
+    low, high = batch.x.flatten(1).aminmax(dim=1)
+    for wrong, value, must in (
+        (~((low >= 0) & (high <= 1)), torch.where(high > 1, high, low), "pixels in [0, 1]"),
+        ((batch.y < 0) | (batch.y >= num_classes), batch.y, f"a label in [0, {num_classes})"),
+    ):
+        if wrong.any():
+            first = int(wrong.int().argmax())
+            advice = ": standardise in the network's first layer" if value is not batch.y else ""
+            raise ValueError(
+                f"Image {int(batch.ids[first])} of {name} must have {must}, got "
+                f"{value[first].item():g}{advice}."
+            )
+
+
+def parts(batch: Share, count: int) -> Iterator[tuple[tuple[Tensor, Tensor, Tensor], float, bool]]:
+    """Cut a share into at most `count` parts (images, labels, numbers), each with its weight, and
+    mark the last.
+    """
+    cut = list(zip(*(tensor.chunk(count) for tensor in batch[:3]), strict=True))
+    for number, part in enumerate(cut, 1):
+        yield part, batch.share * len(part[1]) / len(batch.y), number == len(cut)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from adre_train.objective import risk
+from adre_train.objective import draw, risk
 from adre_train.recipe import Recipe
 
 #: Training images, their shape and the classes of each data set.
@@ -83,8 +83,9 @@ def _time(
     y = torch.zeros(images, dtype=torch.int64, device=device)
     _settle(device)
     started = time.perf_counter()
+    noise = draw(x, y, recipe, recipe.epochs)
     with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
-        loss, _ = risk(network, network, x, y, recipe, recipe.epochs)
+        loss, _ = risk(network, network, x, y, noise, recipe, recipe.epochs)
     torch.autograd.backward(loss)
     _settle(device)
     network.zero_grad()

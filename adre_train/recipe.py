@@ -21,7 +21,7 @@ CHOICES = {
     "augment": ("none", "crop-flip", "resized-crop-flip"),
 }
 POSITIVE = ("sigma", "lr")
-NON_NEGATIVE = ("lam", "eps", "warmup", "eps_warmup", "momentum", "weight_decay")
+NON_NEGATIVE = ("lam", "eps", "warmup", "eps_warmup", "momentum", "weight_decay", "clip")
 AT_LEAST_ONE = (
     *("k", "epochs", "batch", "step_every", "accumulate"),
     *("validate_images", "validate_samples"),
@@ -59,7 +59,8 @@ class Recipe:
     eps_warmup: float = 0
 
     # Stochastic gradient descent. The batch counts images over all processes; `accumulate` cuts
-    # each process's share into that many passes of the network.
+    # each process's share into that many passes of the network. A step's gradient is shortened to
+    # the norm `clip`; 0 leaves it as it is.
     epochs: int = 30
     batch: int = 128
     lr: float = 0.1
@@ -68,6 +69,7 @@ class Recipe:
     warmup: float = 0
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    clip: float = 0.0
     augment: str = "none"
     accumulate: int = 1
     bf16: bool = False

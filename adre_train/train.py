@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,20 +21,22 @@ import torch
 import torch.distributed.nn.functional
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import SGD
 from tqdm import tqdm
 
 from adre_train import checkpoints
-from adre_train.batches import Batches, parts
+from adre_train.batches import Batches, Share, check_images, parts
 from adre_train.metrics import Meter, collapses, to_csv
-from adre_train.objective import risk
+from adre_train.objective import draw, risk
 from adre_train.recipe import Recipe
-from adre_train.risk import check_labels
 from adre_train.validation import certified
 from tcertify.classifiers.checkpoints import check_state, load_published
 from tcertify.data import Dataset
 from tcertify.data.by_name import NAMES
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 #: Where there is no terminal, a line in the log says every so many seconds how training goes.
 LINE_SECONDS = 60.0
@@ -53,6 +55,7 @@ def train(
     max_steps: int | None = None,
     checkpoint_minutes: float = 10.0,
     workers: int | None = None,
+    tensorboard: bool = False,
     device: torch.device | str = "cpu",
 ) -> Path:
     """Train `network` on `data` as the recipe says; return the path of the last weights.
@@ -63,11 +66,14 @@ def train(
     checkpoint; on one CPU process it then ends with the bits of a run that never stopped. On a CPU
     the same recipe gives the same bits again.
 
-    Under torch.distributed each process takes its share of every batch and draws its own noise; a
-    step follows the mean gradient over the whole batch, also where the last batch is short. Import
-    this module before the process group is made: otherwise torch keeps the group's threads to the
-    end of the process, where they may abort it. The global random state is seeded anew in every
-    step, from (seed, epoch, step, rank).
+    The noise is a pure function of (seed, image, epoch, copy): no order, process or device changes
+    it, and it is none that certifies (`tcertify.sampling.TRAINING`).
+
+    Under torch.distributed each process takes its share of every batch; a step follows the mean
+    gradient over the whole batch, also where the last batch is short. Import this module before the
+    process group is made: otherwise torch keeps the group's threads to the end of the process,
+    where they may abort it. The global random state, which a network's dropout draws from, is
+    seeded anew in every step, from (seed, epoch, step, rank).
 
     Parameters
     ----------
@@ -111,6 +117,8 @@ def train(
         )
     run = _Run(network, data, recipe, folder, torch.device(device), workers)
     run.begin(resume, init)
+    if tensorboard and run.rank == 0:
+        run.board = _board(folder, len(run.history))
     with _settled_convolutions(run.device):
         return run.go(max_steps, 60 * checkpoint_minutes)
 
@@ -157,6 +165,7 @@ class _Run:
             "init": None,
             "torch": torch.__version__,
         }
+        self.board: SummaryWriter | None = None
         self.history: list[dict[str, Any]] = []
         self.step = 0  # of the epoch that comes after the history
         self._unseen: tuple[int, int, Tensor] | None = None
@@ -245,28 +254,36 @@ class _Run:
             if self.recipe.validate_every and (epoch + 1) % self.recipe.validate_every == 0:
                 row |= certified(self.network, self.data, self.recipe, self.device)
         self.history.append(row)
+        if self.board:
+            for name in row.keys() - {"epoch"}:
+                self.board.add_scalar(name, row[name], epoch + 1)
+            self.board.flush()
         self.step = 0
         self._write()
         checkpoint_due.restart()
 
-    def _step(self, epoch: int, batch: tuple[Tensor, Tensor, float, int], meter: Meter) -> None:
+    def _step(self, epoch: int, batch: Share, meter: Meter) -> None:
         """Follow the mean gradient over a batch."""
-        images, labels, share, size = batch
-        check_labels(labels, self.data.num_classes)
+        check_images(batch, self.data.name, self.data.num_classes)
         _seed(self.recipe.seed, epoch, self.step, self.rank)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(epoch, self.step)
         total = torch.zeros((), device=self.device)
-        for x, y, weight, is_last in parts(images, labels, share, self.recipe.accumulate):
-            x, y = (tensor.to(self.device, non_blocking=True) for tensor in (x, y))
+        for part, weight, is_last in parts(batch, self.recipe.accumulate):
+            x, y, ids = (tensor.to(self.device, non_blocking=True) for tensor in part)
+            y, noise = y.long(), draw(x, ids, self.recipe, epoch)
             with self._averaged(is_last):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
-                    loss, logits = risk(self.parallel, self.network, x, y, self.recipe, epoch)
+                    loss, logits = risk(
+                        self.parallel, self.network, x, y, noise, self.recipe, epoch
+                    )
                 torch.autograd.backward(self.processes * weight * loss)
             total += loss.detach()
-            meter.add(loss, logits, y, weight * size)
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        meter.add_step(get_total_norm(gradients))
+            meter.add(loss, logits, y, weight * batch.size)
+        norm = get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
+        meter.add_step(norm)
+        if self.recipe.clip:
+            clip_grads_with_norm_(self.network.parameters(), self.recipe.clip, norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self._look()
@@ -348,6 +365,17 @@ class _Run:
         place, best = (len(self.history), self.step), best_epoch(self.history)
         checkpoints.write(self.folder, place, weights, momentum, record, best=best)
         checkpoints.replace(self.folder / "metrics.csv", to_csv(self.history))
+
+
+def _board(folder: Path, epochs: int) -> SummaryWriter:
+    """Return TensorBoard's writer, which forgets what was written after so many epochs."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            'TensorBoard is not installed: pip install "tcertify[tensorboard]".'
+        ) from None
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=epochs + 1)
 
 
 def best_epoch(history: list[dict[str, Any]]) -> int | None:

@@ -15,13 +15,13 @@ from benchmarks import parser_of
 from tcertify.certificates import certify_votes
 from tcertify.logs.audit import smallest_counts
 from tcertify.logs.tsv import read_log
-from tcertify.statistics.allocation import chance_per_sample, plan_samples
+from tcertify.statistics.allocation import plan_for_budget, plan_for_loss
 from tcertify.statistics.reserve import topped_up
-from tcertify.statistics.stopping import Progress, Schedule, decide
+from tcertify.statistics.stopping import Schedule
 from tcertify.votes import Votes
 
 TABLE = Path(__file__).parent / "results/allocation.tsv"
-N, ALPHA, RIVAL, STEP, AT_ONCE = 100_000, 0.001, 0.6, 0.25, 16
+N, ALPHA, RIVAL, STEP = 100_000, 0.001, 0.6, 0.25
 IMAGES, PILOT = 500, 100
 
 
@@ -65,64 +65,16 @@ def fixed(images, n, alpha=ALPHA):
     ).radius
 
 
-def planned(images, wanted=None, **goal):
+def planned(images, plan, wanted=True, **goal):
     """(samples, radius) of each image: one look, after as many samples as the pilot asks for."""
     sizes = Schedule.geometric(N, ALPHA, first=1000).looks
     rng = np.random.default_rng(3)
     a = rng.binomial(PILOT, images.p_a)
     pilot = votes_of(np.stack([a, rng.binomial(PILOT - a, RIVAL)], axis=1), PILOT)
-    wanted = True if wanted is None else wanted
-    used = plan_samples(pilot, sizes, alpha=ALPHA, wanted=wanted, **goal)
+    used = plan(pilot, sizes, alpha=ALPHA, wanted=wanted, **goal)
     path = images.path(sizes)
     votes = votes_of(path[np.searchsorted(sizes, used), np.arange(len(used))], used)
     return used, certify_votes(votes, sigma=images.sigma, alpha=ALPHA, method="joint").radius
-
-
-def budgeted(images, budget):
-    """(samples, radius) when the next samples go where a cell is likeliest to change per sample."""
-    schedule = Schedule.geometric(N, ALPHA)
-    path, size = images.path(schedule.looks), len(images.p_a)
-    looks, at, left = np.array(schedule.looks), np.full(size, -1), budget
-    radius, index = np.zeros(size), np.full(size, np.inf)
-    while True:
-        rows = np.argsort(-index, kind="stable")[:AT_ONCE]
-        rows = rows[index[rows] > 0]
-        cost = np.cumsum(looks[at[rows] + 1] - np.where(at[rows] >= 0, looks[at[rows]], 0))
-        rows = rows[cost <= left]
-        if not len(rows):
-            return looks[at], np.maximum(radius, at_their_look(images, path, schedule, at))
-        left -= cost[len(rows) - 1]
-        at[rows] += 1
-        votes = votes_of(path[at[rows], rows], looks[at[rows]])
-        out = decide(
-            votes.counts, 0, at[rows], schedule=schedule, sigma=images.sigma, radii=images.radii,
-            invalid=votes.invalid,
-            so_far=Progress(radius[rows], np.full(len(rows), -1), np.zeros(len(rows), bool)),
-        )  # fmt: skip
-        radius[rows] = out.radius
-        index[rows] = np.where(
-            out.done,
-            0.0,
-            chance_per_sample(
-                votes,
-                at[rows],
-                images.radii,
-                schedule=schedule,
-                sigma=images.sigma,
-            ),
-        )
-
-
-def at_their_look(images, path, schedule, at):
-    """Radii of all votes that each image has, at the level of the look it is at."""
-    radius = np.zeros(len(at))
-    for look in np.unique(at):
-        rows = np.flatnonzero(at == look)
-        votes = votes_of(path[look][rows], schedule.looks[look])
-        radius[rows] = certify_votes(
-            votes, sigma=images.sigma, alpha=schedule.levels[look], method="joint"
-        ).radius
-    return radius
 
 
 def cells(images, radius):
@@ -145,17 +97,17 @@ def rows_of(images, name):
         return name, rule, np.mean(used), *summary(images, radius, full)
 
     for loss in (0.02, 0.05):
-        used, radius = planned(images, radius_loss=loss)
+        used, radius = planned(images, plan_for_loss, radius_loss=loss)
         yield row(f"radius loss {loss:g}", used, radius)
         n = round(used.mean())
         yield row("fixed n of that cost", n, fixed(images, n))
         yield row(
             f"radius loss {loss:g}, right answers",
-            *planned(images, images.correct, radius_loss=loss),
+            *planned(images, plan_for_loss, images.correct, radius_loss=loss),
         )
     for mean in (3_000, 10_000):
-        yield row(f"plan of {mean:,} per image", *planned(images, budget=mean * len(full)))
-        yield row(f"cells, {mean:,} per image", *budgeted(images, mean * len(full)))
+        budget = mean * len(full)
+        yield row(f"budget of {mean:,} per image", *planned(images, plan_for_budget, budget=budget))
         yield row("fixed n of that cost", mean, fixed(images, mean))
     yield row("n at half of alpha", N, fixed(images, N, ALPHA / 2))
     base = Schedule.single(N, ALPHA / 2)

@@ -4,22 +4,27 @@
 levels and with several seeds, and certify the same test images of each from one set of votes by
 CERTIFY, T-CERTIFY and the joint bound. What a method leaves to choose (lam, the attack's radius) is
 chosen at each noise level by a validation split of the training images, with a seed that the study
-does not use; the test images are looked at once. Four files come of it: ``.npz`` (every vote),
-``.json`` (every run), ``.md`` (the tables) and ``.png``.
+does not use; the test images are looked at once. Every training is kept with its votes in a file of
+its own, so that a study that was cut goes on, takes up more seeds, or is only drawn again. Four
+files come of it: ``.json`` (every run), ``.md`` (the tables) and two ``.png``, of the methods of
+training and of certification.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import multiprocessing
 import os
+import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +37,13 @@ from torch import nn
 from tqdm import tqdm
 
 from adre_train.batches import held_out
-from adre_train.recipe import Recipe
+from adre_train.recipe import Recipe, load
 from adre_train.train import train
 from benchmarks import commit, markdown, processor
 from tcertify import certify_counts, data
+from tcertify._files import complete
 from tcertify.classifiers import Classifier
+from tcertify.classifiers.networks import FashionNet
 from tcertify.data import TensorDataset
 from tcertify.sampling import ESTIMATION, SELECTION, VALIDATION, GaussianNoise, Sampler
 
@@ -45,9 +52,6 @@ METHODS = ("certify", "t-certify", "joint")
 GRID = [i / 20 for i in range(51)]
 ALPHA, N0 = 0.001, 100
 TUNING_SEED = 1000
-
-#: The paper's grid of lam, without the middle; those of the radius are on another scale.
-LAMS, RADIUS_LAMS, EPS = (0.1, 0.3), (1.0, 3.0), (0.25, 0.5, 1.0)
 
 #: What is compared: an arm, and the arm that it differs from in one thing.
 PAIRS = (
@@ -59,8 +63,23 @@ PAIRS = (
     ("radius (eq. 10)", "ADRE_REG"),
     ("ADRE_REG, floor 0", "ADRE_REG"),
     ("ADRE_ADV, floor 0", "ADRE_ADV"),
+    ("ADRE_REG, l_per of one copy", "ADRE_REG"),
 )
 SHOWN = ("Basic", "Basic, all copies", "SmoothAdv", "ADRE_REG", "ADRE_ADV", "signed radius")
+
+
+def digits_network() -> nn.Module:
+    """Return a convolutional network for 8x8 pixels that trains in seconds: 18,346 parameters."""
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, padding=1, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16 * 4 * 4, 64),
+        nn.ReLU(),
+        nn.Linear(64, 10),
+    )
 
 
 @dataclass(frozen=True)
@@ -74,8 +93,12 @@ class Study:
     seeds: int
     images: int
     samples: int
-    channels: tuple[int, int]
-    strides: tuple[int, int]
+    network: Callable[[], nn.Module]
+    #: What is chosen from: the paper's grid of lam, without the middle; that of the radius, which
+    #: is on another scale; and the attack's radius.
+    lams: tuple[float, ...] = (0.1, 0.3)
+    radius_lams: tuple[float, ...] = (1.0, 3.0)
+    eps: tuple[float, ...] = (0.25, 0.5, 1.0)
 
 
 STUDIES = {
@@ -87,19 +110,17 @@ STUDIES = {
         seeds=10,
         images=364,
         samples=2000,
-        channels=(8, 16),
-        strides=(1, 2),
+        network=digits_network,
     ),
     "fashion-mnist": Study(
         dataset="fashion-mnist",
         file="study_fashion",
-        recipe=Recipe(epochs=2, batch=128, lr=0.05, warmup=0.25, k=4),
+        recipe=load("fashion-mnist"),
         sigmas=(0.25, 0.5),
         seeds=3,
         images=500,
         samples=1000,
-        channels=(16, 32),
-        strides=(2, 2),
+        network=FashionNet,
     ),
 }
 
@@ -110,6 +131,33 @@ class Arm:
 
     name: str
     recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training to do, or to find done in `folder`; `tuning` certifies validation images."""
+
+    study: Study
+    arm: Arm
+    seed: int
+    tuning: bool
+    folder: Path
+    commit: str
+
+    @property
+    def path(self) -> Path:
+        """Where the run is kept: its name tells everything that its votes depend on, the recipe's
+        settings that are not the usual ones among it.
+        """
+        study, recipe = self.study, self.arm.recipe
+        usual = dataclasses.asdict(Recipe())
+        changes = {k: v for k, v in dataclasses.asdict(recipe).items() if v != usual[k]}
+        key = [study.dataset, study.network.__name__, study.images, study.samples, changes]
+        digest = hashlib.sha256(json.dumps([*key, self.seed, self.tuning]).encode()).hexdigest()
+        arm = re.sub(r"\W+", "-", self.arm.name).strip("-")
+        kind = "tuning" if self.tuning else f"seed-{self.seed}"
+        where = f"{study.dataset}-{recipe.sigma:g}-{arm}-{kind}-{digest[:12]}"
+        return self.folder / f"{where}.npz"
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +173,20 @@ class Run:
     labels: NDArray[np.int64]
     top: NDArray[np.int64]
     votes: NDArray[np.int64]
+    commit: str = ""
+
+    def keep(self, path: Path) -> None:
+        """Write the run, whole or not at all."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        with complete(path) as file:
+            np.savez_compressed(file, **fields)
+
+    @classmethod
+    def kept(cls, path: Path) -> Run:
+        """Read a run that `keep` wrote."""
+        with np.load(path) as arrays:
+            values = {name: arrays[name] for name in arrays.files}
+        return cls(**{name: value if value.ndim else value[()] for name, value in values.items()})
 
     def radius(self, method: str) -> NDArray[np.float64]:
         """Return the certified radius of each image, -1 where the answer is wrong or none."""
@@ -149,11 +211,12 @@ def candidates(study: Study, sigma: float) -> dict[str, list[Recipe]]:
         "Basic": [{"lam": 0.0, "k": 1}],
         "Basic, all copies": [{"lam": 0.0}],
         "stability": [{"risk": "stability", "lam": 1.0}],
-        "SmoothAdv": [{"lam": 0.0, **attack(eps)} for eps in EPS],
-        "ADRE_REG": [{"lam": lam} for lam in LAMS],
-        "ADRE_ADV": [{"lam": lam, **attack(eps)} for lam in LAMS for eps in EPS],
-        "signed radius": [{"risk": "signed-radius", "lam": lam} for lam in RADIUS_LAMS],
-        "radius (eq. 10)": [{"risk": "radius", "lam": lam} for lam in RADIUS_LAMS],
+        "SmoothAdv": [{"lam": 0.0, **attack(eps)} for eps in study.eps],
+        "ADRE_REG": [{"lam": lam} for lam in study.lams],
+        "ADRE_REG, l_per of one copy": [{"lam": lam, "per": "single"} for lam in study.lams],
+        "ADRE_ADV": [{"lam": lam, **attack(eps)} for lam in study.lams for eps in study.eps],
+        "signed radius": [{"risk": "signed-radius", "lam": lam} for lam in study.radius_lams],
+        "radius (eq. 10)": [{"risk": "radius", "lam": lam} for lam in study.radius_lams],
     }
     return {
         name: [dataclasses.replace(study.recipe, sigma=sigma, **settings) for settings in grid]
@@ -161,26 +224,18 @@ def candidates(study: Study, sigma: float) -> dict[str, list[Recipe]]:
     }
 
 
-def network(study: Study, side: int) -> nn.Module:
-    """Return a convolutional network that trains in seconds: two convolutions, two layers."""
-    first, second = study.channels
-    for stride in study.strides:
-        side = -(-side // stride)
-    return nn.Sequential(
-        nn.Conv2d(1, first, 3, study.strides[0], padding=1),
-        nn.ReLU(),
-        nn.Conv2d(first, second, 3, study.strides[1], padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(second * side * side, 64),
-        nn.ReLU(),
-        nn.Linear(64, 10),
-    )
+def run(job: Job) -> Run:
+    """Return the run of a job: the one that is kept, or a new one, which is kept."""
+    if not job.path.exists():
+        made = perform(job)
+        job.path.parent.mkdir(parents=True, exist_ok=True)
+        made.keep(job.path)
+    return Run.kept(job.path)
 
 
-def run(job: tuple[Study, Arm, int, bool]) -> Run:
+def perform(job: Job) -> Run:
     """Train one arm with one seed and certify test images, or validation images to tune by."""
-    study, arm, seed, tuning = job
+    study, arm, seed, tuning = job.study, job.arm, job.seed, job.tuning
     torch.set_num_threads(1)
     started = time.process_time()
     images = _in_memory(study, "train")
@@ -192,7 +247,7 @@ def run(job: tuple[Study, Arm, int, bool]) -> Run:
             "validate_samples": 100,
         }
     torch.manual_seed(seed)
-    trained_net = network(study, images.images.shape[-1])
+    trained_net = study.network()
     with tempfile.TemporaryDirectory() as folder:
         train(trained_net, images, dataclasses.replace(arm.recipe, **changes), Path(folder))
     trained = time.process_time()
@@ -214,21 +269,17 @@ def run(job: tuple[Study, Arm, int, bool]) -> Run:
         labels=certified.labels[torch.from_numpy(ids)].numpy(),
         margin=_margin(trained_net, x),
         certifying_s=round(time.process_time() - trained, 2),
+        commit=job.commit,
     )
 
 
-def choose(study: Study, pool: ProcessPoolExecutor) -> list[Arm]:
+def choose(study: Study, tune: Callable[[list[tuple[Arm, int]]], Iterable[Run]]) -> list[Arm]:
     """Return an arm for every method at every noise level, with the settings whose average radius
     by CERTIFY was largest on the validation split, and both ADRE arms without the floor.
     """
     grids = {(s, name): g for s in study.sigmas for name, g in candidates(study, s).items()}
-    jobs = [
-        (study, Arm(name, recipe), TUNING_SEED, True)
-        for (_, name), grid in grids.items()
-        for recipe in grid
-        if len(grid) > 1
-    ]
-    found = iter(list(tqdm(pool.map(run, jobs), "tuning", len(jobs))))
+    asked = [Arm(n, r) for (_, n), grid in grids.items() for r in grid if len(grid) > 1]
+    found = iter(tune([(arm, TUNING_SEED) for arm in asked]))
     arms = []
     for (_, name), grid in grids.items():
         scores = [average_radius(next(found), "certify") for _ in grid] if len(grid) > 1 else [0.0]
@@ -349,22 +400,28 @@ def _comparisons(arms: dict[tuple[float, str], list[Run]], method: str) -> list[
     return [f"### {title}", markdown(head, body)]
 
 
-def draw(runs: Sequence[Run], path: Path) -> None:
-    """Draw certified accuracy by radius: mean over seeds, and the band from least to most."""
+def draw(runs: Sequence[Run], path: Path, *, by_training: bool) -> None:
+    """Draw certified accuracy by radius: mean over seeds, and the band from least to most.
+
+    A panel compares the methods of training under one of certification, or the other way round.
+    """
     import matplotlib.pyplot as plt
 
     arms = _arms(runs)
     sigmas = list(dict.fromkeys(sigma for sigma, _ in arms))
-    size = {"figsize": (4 * len(sigmas), 10), "sharey": True, "squeeze": False}
-    figure, axes = plt.subplots(len(METHODS), len(sigmas), layout="constrained", **size)
-    for line, method in zip(axes, METHODS, strict=True):
-        for axis, sigma in zip(line, sigmas, strict=True):
-            for name in (name for name in SHOWN if (sigma, name) in arms):
+    trainings = [name for name in SHOWN if (sigmas[0], name) in arms]
+    rows, lines = (METHODS, trainings) if by_training else (trainings, METHODS)
+    size = {"figsize": (4 * len(sigmas), 3.3 * len(rows)), "sharey": True, "squeeze": False}
+    figure, axes = plt.subplots(len(rows), len(sigmas), layout="constrained", **size)
+    for across, row in zip(axes, rows, strict=True):
+        for axis, sigma in zip(across, sigmas, strict=True):
+            for line in lines:
+                name, method = (line, row) if by_training else (row, line)
                 radii = np.array([one.radius(method) for one in arms[sigma, name]])
                 curves = (radii[:, :, None] >= GRID).mean(1)
-                axis.plot(GRID, curves.mean(0), label=name, linewidth=1)
+                axis.plot(GRID, curves.mean(0), label=line, linewidth=1)
                 axis.fill_between(GRID, curves.min(0), curves.max(0), alpha=0.2)
-            axis.set(title=f"{method}, sigma = {sigma}", xlim=(0, 1.5), ylim=(0, 1))
+            axis.set(title=f"{row}, sigma = {sigma}", xlim=(0, 1.5), ylim=(0, 1))
     axes[0, 0].legend()
     figure.supxlabel("l2 radius")
     figure.supylabel("certified accuracy")
@@ -375,19 +432,15 @@ def draw(runs: Sequence[Run], path: Path) -> None:
 def write(
     study: Study, arms: Sequence[Arm], runs: Sequence[Run], made: dict[str, Any], out: Path
 ) -> None:
-    """Write the votes, the runs, the tables and the picture, with how they were made."""
+    """Write the runs, the tables and the pictures, with how they were made."""
     out.mkdir(parents=True, exist_ok=True)
-    kept = {key: np.stack([getattr(one, key) for one in runs]) for key in ("votes", "top")}
-    labels = runs[0].labels.astype(np.uint8)
-    packed = {key: array.astype(np.uint16) for key, array in kept.items()}
-    np.savez_compressed(out / f"{study.file}.npz", labels=labels, **packed)
     recipes = [{"arm": arm.name, **dataclasses.asdict(arm.recipe)} for arm in arms]
     scalars = ("arm", "sigma", "seed", "training_s", "certifying_s", "margin")
     content = {
         "made": made,
         "arms": recipes,
         "runs": [
-            {key: getattr(one, key) for key in scalars}
+            {key: np.asarray(getattr(one, key)).item() for key in scalars}
             | {method: round(average_radius(one, method), 5) for method in METHODS}
             for one in runs
         ],
@@ -397,17 +450,20 @@ def write(
     title = f"# The study on {study.dataset}"
     text = f"{title}\n\n{facts}\n\n{_chosen(arms)}\n\n{report(runs)}"
     (out / f"{study.file}.md").write_text(text)
-    draw(runs, out / f"{study.file}.png")
+    draw(runs, out / f"{study.file}.png", by_training=True)
+    draw(runs, out / f"{study.file}_bounds.png", by_training=False)
 
 
 def _chosen(arms: Sequence[Arm]) -> str:
-    keys = ("risk", "k", "lam", "eps", "steps", "floor")
+    keys = ("risk", "per", "k", "lam", "eps", "steps", "floor")
     body = [
         [f"{arm.recipe.sigma}", arm.name, *(f"{getattr(arm.recipe, key)}" for key in keys)]
         for arm in arms
     ]
     head = ["sigma", "training", *keys]
-    return f"### Settings, chosen by the validation split\n\n{markdown(head, body)}"
+    return (
+        f"### Settings, by the validation split where there is a choice\n\n{markdown(head, body)}"
+    )
 
 
 @click.command()
@@ -417,6 +473,11 @@ def _chosen(arms: Sequence[Arm]) -> str:
 @click.option("--images", type=click.IntRange(min=1), help="Test images to certify.")
 @click.option("--epochs", type=click.IntRange(min=2), help="Training epochs.")
 @click.option("--sigma", "sigmas", type=float, multiple=True, help="Noise levels.")
+@click.option("--lam", "lams", type=float, multiple=True, help="Weights of ADRE to choose from.")
+@click.option(
+    "--radius-lam", "radius_lams", type=float, multiple=True, help="Those of the radius as risk."
+)
+@click.option("--eps", type=float, multiple=True, help="Radii of the attack to choose from.")
 @click.option("--workers", type=click.IntRange(min=1), default=os.cpu_count() or 1)
 @click.option(
     "--out",
@@ -425,6 +486,14 @@ def _chosen(arms: Sequence[Arm]) -> str:
     show_default=True,
     help="Folder for the study's four files.",
 )
+@click.option(
+    "--runs",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("benchmarks/runs"),
+    show_default=True,
+    help="Folder that keeps the trainings with their votes; those that are there are not repeated.",
+)
 def main(
     dataset: str,
     seeds: int | None,
@@ -432,25 +501,33 @@ def main(
     images: int | None,
     epochs: int | None,
     sigmas: tuple[float, ...],
+    lams: tuple[float, ...],
+    radius_lams: tuple[float, ...],
+    eps: tuple[float, ...],
     workers: int,
     out: Path,
+    folder: Path,
 ) -> None:
-    """Run the study on DATASET, a training per core at a time."""
-    started = time.perf_counter()
-    asked = {"seeds": seeds, "samples": samples, "images": images, "sigmas": sigmas or None}
-    changes: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+    """Run the study on DATASET, a training per core at a time, or what of it is not yet done."""
+    asked: dict[str, Any] = {"seeds": seeds, "samples": samples, "images": images, "eps": eps}
+    asked |= {"sigmas": sigmas, "lams": lams, "radius_lams": radius_lams}
+    changes = {key: value for key, value in asked.items() if value}
     study = dataclasses.replace(STUDIES[dataset], **changes)
     if epochs is not None:
         study = dataclasses.replace(study, recipe=dataclasses.replace(study.recipe, epochs=epochs))
+    checked_out = commit()
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        arms = choose(study, pool)
-        jobs = [(study, arm, seed, False) for seed in range(study.seeds) for arm in arms]
-        runs = list(tqdm(pool.map(run, jobs), "runs", len(jobs)))
+
+        def runs_of(asked: list[tuple[Arm, int]], tuning: bool = False) -> list[Run]:
+            jobs = [Job(study, arm, seed, tuning, folder, checked_out) for arm, seed in asked]
+            return list(tqdm(pool.map(run, jobs), "tuning" if tuning else "runs", len(jobs)))
+
+        arms = choose(study, partial(runs_of, tuning=True))
+        runs = runs_of([(arm, seed) for seed in range(study.seeds) for arm in arms])
     made = {
         "command": " ".join(["python benchmarks/study.py", *sys.argv[1:]]),
-        "commit": commit(),
-        "device": f"{workers} cores of {processor()}, torch {torch.__version__}",
-        "minutes": round((time.perf_counter() - started) / 60, 1),
+        "commit": ", ".join(dict.fromkeys(str(one.commit) for one in runs)),
+        "device": f"{processor()}, a core for each run, torch {torch.__version__}",
         "cpu_minutes": round(sum(one.training_s + one.certifying_s for one in runs) / 60, 1),
         "settings": f"alpha = {ALPHA}, n0 = {N0}, n = {study.samples}",
         "images": len(runs[0].labels),

@@ -1,5 +1,6 @@
 from . import bounds as bounds
 from . import classifiers as classifiers
+from . import cluster as cluster
 from . import data as data
 from . import errors as errors
 from . import logs as logs
@@ -20,6 +21,7 @@ from .errors import VotesLostError as VotesLostError
 from .runs import RunTable as RunTable
 from .runs import certify_dataset as certify_dataset
 from .runs import export_run as export_run
+from .runs import merge_runs as merge_runs
 from .runs import predict_dataset as predict_dataset
 from .runs import read_run as read_run
 from .runs import recertify_run as recertify_run

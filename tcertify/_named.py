@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import sys
+from collections.abc import Callable
 from typing import Any
 
 
@@ -65,3 +67,20 @@ def find_named(name: str, what: str) -> Any:
             raise ValueError(f"{what} {name}: {module_name} has no {path}; it has {has}.")
         found = getattr(found, attribute)
     return found
+
+
+def call_named(
+    function: Callable[..., Any], name: str, what: str, *args: Any, **keywords: Any
+) -> Any:
+    """Return ``function(*args, **keywords)``.
+
+    Raises
+    ------
+    ValueError
+        The function wants other arguments. What it raises itself passes.
+    """
+    try:
+        inspect.signature(function).bind(*args, **keywords)
+    except TypeError as error:
+        raise ValueError(f"{what} {name} cannot be called as it is: {error}.") from None
+    return function(*args, **keywords)

@@ -1,6 +1,6 @@
 import pytest
 
-from tcertify._named import find_named, is_named, split_call
+from tcertify._named import call_named, find_named, is_named, split_call
 
 
 @pytest.fixture
@@ -42,3 +42,19 @@ def test_a_module_or_function_that_is_missing_is_named_with_what_there_is(module
         find_named("nowhere:f", "MODEL")
     with pytest.raises(ValueError, match=rf"{module} has no huge; it has Models, big\."):
         find_named(f"{module}:huge", "MODEL")
+
+
+def test_a_function_that_wants_other_arguments_is_named(module):
+    big = find_named(f"{module}:big", "MODEL")
+    assert call_named(big, "m:big", "MODEL", depth=3) == call_named(big, "m:big", "MODEL", 3) == 3
+    with pytest.raises(ValueError, match=r"^MODEL m:big cannot be called as it is: missing a r.*'"):
+        call_named(big, "m:big", "MODEL")
+
+
+def test_a_type_error_of_the_function_s_own_passes():
+    with pytest.raises(TypeError, match="mine"):
+        call_named(failing, "m:f", "MODEL")
+
+
+def failing():
+    raise TypeError("mine")

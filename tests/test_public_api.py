@@ -17,6 +17,7 @@ PACKAGES = (
     "tcertify",
     "tcertify.bounds",
     "tcertify.classifiers",
+    "tcertify.cluster",
     "tcertify.data",
     "tcertify.logs",
     "tcertify.report",

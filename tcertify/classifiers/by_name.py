@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from tcertify._named import find_named, is_named, split_call
+from tcertify._named import call_named, find_named, is_named, split_call
 from tcertify.classifiers.checkpoints import Checkpoint, check_state, read_checkpoint
 from tcertify.classifiers.networks import ARCHITECTURES, DigitsNet, build
 from tcertify.classifiers.standardise import CONSTANTS, standardising_layer
@@ -86,7 +86,12 @@ def new(architecture: str, num_classes: int, normalize: str | None = None) -> nn
     if not is_named(architecture):
         return build(architecture, num_classes, normalize)
     path, arguments = split_call(architecture, "ARCHITECTURE")
-    made = find_named(path, "ARCHITECTURE")(num_classes, **arguments)
+    function = find_named(path, "ARCHITECTURE")
+    if not callable(function):
+        raise ValueError(
+            f"ARCHITECTURE {architecture} must be a function, got {type(function).__name__}."
+        )
+    made = call_named(function, architecture, "ARCHITECTURE", num_classes, **arguments)
     if not isinstance(made, nn.Module):
         raise ValueError(
             f"ARCHITECTURE {architecture} must return a torch module, got {type(made).__name__}."
@@ -100,7 +105,7 @@ def _from_function(name: str, normalize: str | None, arguments: Mapping[str, Any
     if isinstance(function, nn.Module):
         made: Any = function
     elif callable(function):
-        made = function(**{**written, **arguments})
+        made = call_named(function, name, "MODEL", **{**written, **arguments})
     else:
         raise ValueError(f"MODEL {name} must be a function, got {type(function).__name__}.")
     if not isinstance(made, nn.Module):

@@ -86,6 +86,8 @@ def check_state(model: nn.Module, state: dict[str, Tensor], source: str) -> None
                 f"{len(own)} entries, such as {names[0]!r}."
             )
     for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise ValueError(f"{source} holds no plain array of numbers for {name!r}.")
         if tensor.is_floating_point() != own[name].is_floating_point() or tensor.is_complex():
             raise ValueError(f"{source} holds {tensor.dtype} for {name!r}.")
         if not tensor.to(own[name].dtype).isfinite().all():

@@ -33,6 +33,22 @@ class DigitsNet(nn.Sequential):
         )
 
 
+class FashionNet(nn.Sequential):
+    """A small convolutional network for Fashion-MNIST: (B, 1, 28, 28) in [0, 1] to (B, 10)."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(1, 16, 3, padding=1, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 3, padding=1, stride=2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(32 * 7 * 7, 64),
+            nn.ReLU(),
+            nn.Linear(64, 10),
+        )
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and the shortcut around them."""
 
@@ -187,6 +203,9 @@ ARCHITECTURES: dict[str, tuple[Callable[[int], nn.Module], str]] = {
     "resnet50": (ResNet50, "imagenet"),
 }
 
+#: By name: networks for the images of one data set as they are.
+SMALL: dict[str, type[nn.Module]] = {"digits": DigitsNet, "fashion-mnist": FashionNet}
+
 
 def build(architecture: str, num_classes: int, normalize: str | None = None) -> nn.Module:
     """Return the named network with fresh weights, for images in [0, 1].
@@ -194,7 +213,7 @@ def build(architecture: str, num_classes: int, normalize: str | None = None) -> 
     Parameters
     ----------
     architecture : str
-        A name in `ARCHITECTURES`, or ``"digits"``.
+        A name in `ARCHITECTURES` or `SMALL`.
     num_classes : int
     normalize : str, optional
         How its first layer standardises the images, as in `standardising_layer`; without it, as
@@ -205,10 +224,10 @@ def build(architecture: str, num_classes: int, normalize: str | None = None) -> 
     ValueError
         An unknown name.
     """
-    if architecture == "digits":
-        return DigitsNet()
+    if architecture in SMALL:
+        return SMALL[architecture]()
     if architecture not in ARCHITECTURES:
-        known = ", ".join((*ARCHITECTURES, "digits"))
+        known = ", ".join((*ARCHITECTURES, *SMALL))
         raise ValueError(f"`architecture` must be one of {known}, got {architecture!r}.")
     body, usual = ARCHITECTURES[architecture]
     return nn.Sequential(standardising_layer(normalize or usual), body(num_classes))

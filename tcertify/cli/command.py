@@ -26,6 +26,7 @@ ORDER = (
     "compare",
     "verify",
     "recertify",
+    "merge",
     "export",
     "audit",
     "bound",
@@ -77,9 +78,11 @@ class Command(click.Command):
             click.echo("interrupted", err=True)
             raise click.exceptions.Exit(INTERRUPTED) from None
         except (Exception, SystemExit) as error:  # the user's code may end the program
-            if is_broken_pipe(error) or ctx.find_root().params.get("traceback"):
+            root = ctx.find_root()
+            if is_broken_pipe(error) or root.params.get("traceback"):
                 raise
-            raise click.ClickException(explain(error, _spelled(ctx))) from None
+            see_all = f"{root.command.name} --traceback {'...' if ctx is root else 'COMMAND ...'}"
+            raise click.ClickException(explain(error, _spelled(ctx), see_all)) from None
 
 
 class Group(click.Group):

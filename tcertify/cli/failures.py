@@ -20,15 +20,27 @@ _OURS = tuple(
     for name in ("tcertify", "adre_train", "kernels")
 )
 
+#: Errors whose message is a sentence of ours, unless the user's code raised them.
+_SAID = (ValueError, TypeError, RunError, ModuleNotFoundError, OSError, FloatingPointError)
+
 _LONGEST = 400
-_SEE_ALL = "`tcertify --traceback COMMAND ...` shows all of it."
+_SEE_ALL = "tcertify --traceback COMMAND ..."
+
+#: What torch makes of an error in a process that reads images: its message holds the traceback.
+_IN_READER = re.compile(
+    r"Caught (\w+) in DataLoader worker .*Original Traceback.*^(?:[\w.]*\.)?\1(?:: (.*))?\Z",
+    re.DOTALL | re.MULTILINE,
+)
+_FRAME = re.compile(r'^ *File "(.+)", line (\d+), in (.+)$', re.MULTILINE)
 
 
-def explain(error: BaseException, spelled: Mapping[str, str]) -> str:
+def explain(error: BaseException, spelled: Mapping[str, str], see_all: str = _SEE_ALL) -> str:
     """Return what went wrong, for the terminal.
 
-    `spelled` says how the command line spells an argument that a message puts in backticks.
+    `spelled` says how the command line spells an argument that a message puts in backticks, and
+    `see_all` is the command that shows the whole traceback.
     """
+    more = f"`{see_all}` shows all of it."
     if isinstance(error, SyntaxError) and error.filename:
         return (
             f"{_shown(error.filename)}, line {error.lineno}, is not Python: {error.msg}:"
@@ -38,18 +50,18 @@ def explain(error: BaseException, spelled: Mapping[str, str]) -> str:
     if frame is not None:
         return (
             f"Your code failed in {_shown(frame.filename)}, line {frame.lineno}, in {frame.name}:"
-            f"\n    {frame.line}\n{_described(error)} {_SEE_ALL}"
+            f"\n    {frame.line}\n{_described(error)} {more}"
         )
     if in_network:
-        return f"The network failed on a batch of images: {_described(error)} {_SEE_ALL}"
+        return f"The network failed on a batch of images: {_described(error)} {more}"
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{_shown(error.filename)}: " if error.filename is not None else ""
         return f"{where}{error.strerror}."
-    if isinstance(error, (ValueError, TypeError, RunError, ModuleNotFoundError, OSError)):
-        return _respelled(str(error), spelled)
+    if isinstance(error, _SAID):
+        return _respelled(_message(error), spelled)
     if isinstance(error, MemoryError):
-        return f"Memory ran out. {_SEE_ALL}"
-    return f"{_described(error)} {_SEE_ALL}"
+        return f"Memory ran out. {more}"
+    return f"{_described(error)} {more}"
 
 
 def is_broken_pipe(error: BaseException) -> bool:
@@ -61,7 +73,7 @@ def _origin(error: BaseException) -> tuple[traceback.FrameSummary | None, bool]:
     """Return the user's last frame, if his code raised or called what did, and whether a network
     was at work that is made of a library's parts alone.
     """
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [*traceback.extract_tb(error.__traceback__), *_frames_in_reader(error)]
     in_network = False
     for frame in reversed(frames):
         if frame.filename.startswith(_OURS):
@@ -72,9 +84,25 @@ def _origin(error: BaseException) -> tuple[traceback.FrameSummary | None, bool]:
     return None, in_network
 
 
+def _frames_in_reader(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return where the error happened in a process that reads images, if it was there."""
+    if not _IN_READER.match(str(error).rstrip()):
+        return []
+    return [
+        traceback.FrameSummary(filename, int(line), name)
+        for filename, line, name in _FRAME.findall(str(error))
+    ]
+
+
+def _message(error: BaseException) -> str:
+    """Return what an error says, without the traceback of a process that reads images."""
+    told = _IN_READER.match(str(error).rstrip())
+    return (told[2] or "") if told else str(error)
+
+
 def _described(error: BaseException) -> str:
     """Return the kind of error with its message, on one line."""
-    message = " ".join(str(error).split())
+    message = " ".join(_message(error).split())
     if len(message) > _LONGEST:
         message = f"{message[:_LONGEST]} ..."
     text = f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -11,18 +11,18 @@ from tcertify.cli.doctor import doctor
 from tcertify.cli.logs import audit
 from tcertify.cli.planning import bound, plan
 from tcertify.cli.report import compare, plot, report, table
-from tcertify.cli.runs import certify, export, predict, recertify, verify
+from tcertify.cli.runs import certify, export, merge, predict, recertify, verify
 from tcertify.cli.tuning import tune
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("tcertify", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--traceback", is_flag=True, help="Show the whole traceback of an error.")
 @click.version_option(package_name="tcertify")
 def main(traceback: bool) -> None:
     """Certify the l2 robustness of randomized-smoothed classifiers.
 
     Results go to stdout, messages to stderr. Exit status: 0 done, 1 findings or an error, 2 wrong
-    usage, 3 images failed, 130 interrupted.
+    usage, 3 images failed or missing, 130 interrupted.
     """
 
 
@@ -35,6 +35,7 @@ for _command in (
     compare,
     verify,
     recertify,
+    merge,
     export,
     audit,
     bound,

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
     import torch
 
+    from tcertify.cluster import Ray
     from tcertify.data import Dataset
 
 #: What the library knows, written out so that --help need not load it.
 NOISES = ("auto", "integer", "gaussian")
 METHODS = ("joint", "t-certify", "certify")
+DATASETS = ("digits", "fashion-mnist", "cifar10", "imagenet")
+CONSTANTS = ("cifar10", "imagenet", "none")
+
+#: What --ray stands for without an address.
+_THIS_MACHINE = "this machine"
 
 PATH = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -34,6 +42,24 @@ alpha_option = click.option(
     help="Probability that a certificate may be wrong.",
 )
 radii_help = "Radii, separated by commas."
+
+
+class NameOrFile(click.ParamType[str]):
+    """Text that is one of the known names, a file, or something else; it completes in the shell."""
+
+    name = "text"
+
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        self.names = names
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return the text as it is."""
+        return value
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
+        """Return the names that begin so, and leave files to the shell."""
+        names = [CompletionItem(name) for name in self.names if name.startswith(incomplete)]
+        return [CompletionItem(incomplete, type="file"), *names]
 
 
 class Radii(click.ParamType[list[float]]):
@@ -64,6 +90,40 @@ class Seed(click.ParamType[int | str]):
             return int(value)
         except ValueError:
             self.fail(f"it must be a number, random or derived, got {value!r}.", param, ctx)
+
+
+class Shard(click.ParamType[tuple[int, int]]):
+    """I/N, one of N parts of a run."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return I and N."""
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value)
+        number, parts = map(int, found.groups()) if found else (0, 0)
+        if not 1 <= number <= parts:
+            self.fail(f"it must be I/N with I from 1 to N, got {value!r}.", param, ctx)
+        return number, parts
+
+
+class Address(click.ParamType[str]):
+    """Where a cluster is; the option may stand alone, but not before an argument."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return HOST:PORT, auto or what stands for no address."""
+        host, _, port = value.rpartition(":")
+        if value in ("auto", _THIS_MACHINE) or (host and port.isdecimal()):
+            return value
+        self.fail(
+            f"it takes HOST:PORT or auto, got {value!r}; without an address it must stand after"
+            " the arguments.",
+            param,
+            ctx,
+        )
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -173,6 +233,72 @@ selection_options = together(
 )
 
 
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Whether a Ray cluster does the work, and with how many workers."""
+
+    ray: str | None
+    workers: int | None
+    cpus: float | None
+    gpus: float | None
+
+    def cluster(
+        self, images: DataOptions, model: ModelOptions, on_report: Callable[[str], None]
+    ) -> Ray | None:
+        """Return the cluster, if one was asked for; its workers load what is named here."""
+        if self.ray is None:
+            if (self.workers, self.cpus, self.gpus) != (None, None, None):
+                raise click.UsageError(
+                    "--workers, --cpus-per-worker and --gpus-per-worker need --ray."
+                )
+            return None
+        if model.device != "auto":
+            raise click.UsageError(
+                "--device is for one machine: with --ray, --gpus-per-worker says where workers run."
+            )
+        from tcertify.cluster import Ray
+
+        return Ray(
+            None if self.ray == _THIS_MACHINE else self.ray,
+            self.workers,
+            1 if self.cpus is None else self.cpus,
+            self.gpus,
+            functools.partial(_load, images, model),
+            on_report,
+        )
+
+
+def _load(images: DataOptions, model: ModelOptions) -> tuple[Any, Any]:
+    """Load the classifier, on the CPU, and the data set: on a worker."""
+    import torch
+
+    return model.load(torch.device("cpu")), images.load()
+
+
+cluster_options = together(
+    click.option(
+        "--ray",
+        type=Address(),
+        is_flag=False,
+        flag_value=_THIS_MACHINE,
+        metavar="[ADDRESS]",
+        help="Run on a Ray cluster: of this machine, or at ADDRESS, which is HOST:PORT or auto.",
+    ),
+    click.option(
+        "--workers", type=int, help="Workers of the cluster.  [default: as many as it has room for]"
+    ),
+    click.option(
+        "--cpus-per-worker", "cpus", type=float, help="Cores of each worker.  [default: 1]"
+    ),
+    click.option(
+        "--gpus-per-worker",
+        "gpus",
+        type=float,
+        help="GPUs of each worker, such as 1 or 0.5.  [default: 1 where the cluster has any]",
+    ),
+)
+
+
 class Argument(click.ParamType[tuple[str, Any]]):
     """A keyword argument, name=value: the value is a Python literal, else text."""
 
@@ -209,13 +335,15 @@ class ModelOptions:
         )
         return model.to(device)
 
-    def found_device(self) -> torch.device:
-        """Return the device, if numbers can be computed there."""
+    def found_device(self, elsewhere: bool = False) -> torch.device:
+        """Return the device, if numbers can be computed there; the CPU where the work is done
+        elsewhere.
+        """
         import torch
 
         name = self.device
         if name == "auto":
-            name = "cuda:0" if torch.cuda.is_available() else "cpu"
+            name = "cuda:0" if torch.cuda.is_available() and not elsewhere else "cpu"
         try:
             device = torch.device(name)
             torch.ones(1, device=device).item()
@@ -229,6 +357,7 @@ class ModelOptions:
 model_options = together(
     click.option(
         "--normalize",
+        type=NameOrFile(CONSTANTS),
         metavar="CONSTANTS",
         help="Standardise images before MODEL: cifar10, imagenet, none, or MEAN/STD.",
     ),

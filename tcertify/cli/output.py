@@ -32,9 +32,11 @@ def tell(message: str, *, quiet: bool = False) -> None:
 
 
 @contextmanager
-def progress(images: int, *, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
+def progress(
+    images: int, *, quiet: bool = False, lines: bool = True
+) -> Iterator[Callable[[int, int], None] | None]:
     """Yield what `certify_dataset` calls back, which shows images done, rate and time left: as a
-    bar on a terminal, and elsewhere as one line a minute.
+    bar on a terminal, and elsewhere as one line a minute, unless a cluster tells those `lines`.
     """
     if quiet:
         yield None
@@ -48,7 +50,7 @@ def progress(images: int, *, quiet: bool = False) -> Iterator[Callable[[int, int
 
             yield show
     else:
-        yield _Lines()
+        yield _Lines() if lines else None
 
 
 class _Lines:

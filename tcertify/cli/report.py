@@ -10,9 +10,11 @@ import click
 
 from tcertify.cli.command import Command
 from tcertify.cli.options import (
+    DATASETS,
     METHODS,
     PATH,
     DataOptions,
+    NameOrFile,
     Radii,
     data_options,
     gathered,
@@ -123,7 +125,11 @@ def table(
 )
 @click.argument("run", type=PATH)
 @click.option("-o", "--out", "path", type=PATH, required=True, help="Page to write, as HTML.")
-@click.option("--dataset", help="The data set of the run, for the pictures.  [default: none]")
+@click.option(
+    "--dataset",
+    type=NameOrFile(DATASETS),
+    help="The data set of the run, for the pictures.  [default: none]",
+)
 @data_options
 @click.option("--overwrite", is_flag=True, help="Replace the page.")
 @gathered(DataOptions, "images")

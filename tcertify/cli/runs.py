@@ -1,4 +1,4 @@
-"""The commands that make and check run files: certify, predict, verify, recertify, export."""
+"""The commands on run files: certify, predict, verify, recertify, merge, export."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ import click
 
 from tcertify.cli.command import INTERRUPTED, Command
 from tcertify.cli.options import (
+    DATASETS,
     METHODS,
     NOISES,
     PATH,
+    ClusterOptions,
     DataOptions,
     ModelOptions,
+    NameOrFile,
     Radii,
     Seed,
     Selection,
+    Shard,
     alpha_option,
+    cluster_options,
     data_options,
     gathered,
     model_options,
@@ -44,6 +49,10 @@ _MOST_CURVES = 6
 #: Exit status of a run in which images failed or votes were lost.
 FAILED = 3
 
+#: What a joint bound of 10^7 votes may take on one core, with two classes (docs/joint.md), and the
+#: power of n that it grows with; what is worth a word before it begins.
+_JOINT_SECONDS, _JOINT_POWER, _LONG = 0.25, 0.83, 60
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -54,7 +63,9 @@ class RunOptions:
     alpha: float
     noise: str
     levels: int | None
+    charge_noise: bool
     seed: int | str
+    shard: tuple[int, int] | None
     expect_accuracy: float | None
     batch_size: int | None
     execution: str | None
@@ -96,8 +107,8 @@ class RunOptions:
 
 
 _run_options = together(
-    click.argument("dataset"),
-    click.argument("model"),
+    click.argument("dataset", type=NameOrFile(DATASETS)),
+    click.argument("model", type=NameOrFile()),
     click.argument("sigma", type=float),
     click.argument("outfile", type=PATH),
     alpha_option,
@@ -114,15 +125,27 @@ _run_options = together(
         help="Grey levels above 0 of integer noise.  [default: the data set's, else 255]",
     ),
     click.option(
+        "--charge-noise",
+        is_flag=True,
+        help="Make up for Gaussian noise that is not drawn exactly, by a smaller level.",
+    ),
+    click.option(
         "--seed",
         type=Seed(),
         default="random",
         show_default=True,
         help="Seed of the noise: random (with --resume, that of the run), derived from model, data"
-        " and settings, or a number. Runs to be merged need the same.",
+        " and settings, or a number. Shards need the same.",
     ),
     data_options,
     selection_options,
+    click.option(
+        "--shard",
+        type=Shard(),
+        metavar="I/N",
+        help="Take part I of N of these images: every N-th from the I-th on. `tcertify merge` joins"
+        " the parts.",
+    ),
     model_options,
     click.option(
         "--expect-accuracy",
@@ -160,6 +183,7 @@ _run_options = together(
         metavar="DEFECT",
         help="Accept a defect that makes certificates void: random, rows, state or range.",
     ),
+    cluster_options,
     click.option("--resume", is_flag=True, help="Continue the run that OUTFILE belongs to."),
     click.option("--overwrite", is_flag=True, help="Replace OUTFILE and its run file."),
     quiet_option,
@@ -168,6 +192,7 @@ _run_options = together(
     gathered(DataOptions, "images"),
     gathered(Selection, "selection"),
     gathered(ModelOptions, "model"),
+    gathered(ClusterOptions, "where"),
 )
 
 
@@ -194,16 +219,23 @@ _run_options = together(
 @click.option(
     "--radii", type=Radii(), help="Stop sampling an image once all these radii are decided."
 )
+@click.option(
+    "--radius-loss",
+    type=float,
+    help="Sample each image just often enough to keep all but this share of its radius: .05.",
+)
 def certify(
     images: DataOptions,
     selection: Selection,
     model: ModelOptions,
     options: RunOptions,
+    where: ClusterOptions,
     n0: int,
     n: int,
     method: str,
     target_radius: float | None,
     radii: list[float] | None,
+    radius_loss: float | None,
 ) -> None:
     """Certify the images of a data set.
 
@@ -224,14 +256,19 @@ def certify(
         if radii is not None:
             raise click.UsageError("--target-radius and --radii exclude each other.")
         radii = [target_radius]
+    if radii is not None and radius_loss is not None:
+        raise click.UsageError("--radius-loss excludes --radii and --target-radius.")
     check_useful(n, options.alpha)
     largest = largest_radius(n, options.alpha, options.sigma)
     _run(
-        functools.partial(certify_dataset, n0=n0, n=n, method=method, radii=radii),
+        functools.partial(
+            certify_dataset, n0=n0, n=n, method=method, radii=radii, radius_loss=radius_loss
+        ),
         images,
         selection,
         model,
         options,
+        where,
         f"No radius above {format_down(largest, 4)} can be certified with --N {n}.",
     )
 
@@ -242,7 +279,12 @@ def certify(
 @_run_options
 @click.option("--N", "n", type=int, default=1000, show_default=True, help="Samples per image.")
 def predict(
-    images: DataOptions, selection: Selection, model: ModelOptions, options: RunOptions, n: int
+    images: DataOptions,
+    selection: Selection,
+    model: ModelOptions,
+    options: RunOptions,
+    where: ClusterOptions,
+    n: int,
 ) -> None:
     """Predict the images of a data set, or abstain.
 
@@ -251,7 +293,7 @@ def predict(
     """
     from tcertify.runs import predict_dataset
 
-    _run(functools.partial(predict_dataset, n=n), images, selection, model, options)
+    _run(functools.partial(predict_dataset, n=n), images, selection, model, options, where)
 
 
 @click.command(
@@ -277,8 +319,12 @@ def predict(
     show_default=True,
     help="Sample this many images again under a new seed that nobody could know, and compare.",
 )
-@click.option("--dataset", help="The data set of the run, for --replay and --fresh.")
-@click.option("--model", help="The model of the run, for --replay and --fresh.")
+@click.option(
+    "--dataset",
+    type=NameOrFile(DATASETS),
+    help="The data set of the run, for --replay and --fresh.",
+)
+@click.option("--model", type=NameOrFile(), help="The model of the run, for --replay and --fresh.")
 @data_options
 @model_options
 @json_option
@@ -304,6 +350,7 @@ def verify(
         name = "--replay" if replay else "--fresh"
         raise click.UsageError(f"{name} needs --dataset and --model.")
     inputs: dict[str, Any] = {}
+    _say_how_long(run)
     if replay or fresh:
         device = model.found_device()
         inputs = {"dataset": images.load(), "model": model.load(device), "device": device}
@@ -312,9 +359,12 @@ def verify(
         f"{run}: {report.verified} images verified, {len(report.findings)} findings,"
         f" {report.failed} images failed, {report.missing} still to do"
     )
+    if report.shard_of is not None:
+        summary += f"; it is a shard of a run of {report.shard_of} images"
     replayed = f"replayed images {[*report.replayed]}: at most {report.moved} votes moved"
     sampled = f"sampled images {[*report.fresh]} again under seed {report.fresh_seed}"
-    told = [summary, *([replayed] if replay else []), *([sampled] if fresh else [])]
+    drawn = _drawn(report.n_tau, report.charge_noise)
+    told = [summary, *drawn, *([replayed] if replay else []), *([sampled] if fresh else [])]
     emit(
         {
             "run": str(run),
@@ -322,10 +372,13 @@ def verify(
             "findings": [*report.findings],
             "failed": report.failed,
             "missing": report.missing,
+            "shard_of": report.shard_of,
             "replayed": [*report.replayed],
             "moved": report.moved,
             "fresh": [*report.fresh],
             "fresh_seed": report.fresh_seed,
+            "n_tau": report.n_tau,
+            "charge_noise": report.charge_noise,
         },
         "\n".join([*report.findings, *told]),
         as_json=as_json,
@@ -409,12 +462,35 @@ def _draw_alpha_curve(
     from tcertify.runs import read_votes
     from tcertify.statistics import alpha_curve
 
+    if table.settings.charge_noise:
+        raise click.UsageError("--alpha-curve cannot be drawn for a run with --charge-noise.")
     votes, label = read_votes(run, groups)
     settings, radii = table.settings, certified_table([Result.of_run(table)]).radii
     few = radii[:: -(-len(radii) // _MOST_CURVES)]
     plot_alpha_curve(
         alpha_curve(votes, label, sigma=settings.sigma, radii=few, method=settings.method), path
     )
+
+
+@click.command(cls=Command, examples=["tcertify merge part-*.tsv.run --out whole.tsv.run"])
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=PATH)
+@click.option("--out", type=PATH, required=True, help="The run file to make.")
+@json_option
+def merge(runs: tuple[Path, ...], out: Path, as_json: bool) -> None:
+    """Join the shards of a run into one run file.
+
+    Its rows are those of a run that a single process made. All images must be there: those that are
+    missing are named with the command that makes them, and nothing is written. An image that stands
+    in several files must have equal rows.
+    """
+    from tcertify.runs import merge_runs
+
+    table = merge_runs(runs, out)
+    for text in table.warnings:
+        tell(f"warning: {text}")
+    _emit_table(table, as_json=as_json, run=str(out))
+    tell(f"merged {len(runs)} files; wrote {out}")
+    _exit_failed(table)
 
 
 @click.command(cls=Command, examples=["tcertify export out.tsv.run --format csv --out out.csv"])
@@ -433,8 +509,9 @@ def export(run: Path, format: str, out: Path, overwrite: bool) -> None:
     from tcertify.runs import export_run, read_run
 
     _refuse_existing(out, overwrite)
-    export_run(read_run(run), out, format)
-    tell(f"wrote {out}")
+    table = read_run(run)
+    export_run(table, out, format)
+    tell(f"wrote {out}" + (f", {table.part}" if table.part else ""))
 
 
 def _run(
@@ -443,15 +520,19 @@ def _run(
     selection: Selection,
     model: ModelOptions,
     options: RunOptions,
+    where: ClusterOptions,
     announcement: str | None = None,
 ) -> None:
     """Make a run, and write its log however the run ends."""
     from tcertify.classifiers import Classifier, Execution
+    from tcertify.runs.shards import part_of
 
     _refuse_existing(options.outfile, options.overwrite or options.resume)
     execution = options.stated()
-    device, dataset = model.found_device(), images.load()
+    cluster = where.cluster(images, model, functools.partial(tell, quiet=options.quiet))
+    device, dataset = model.found_device(cluster is not None), images.load()
     indices = selection.indices(len(dataset))
+    planned = len(part_of(indices, options.shard))
     classes = images.num_classes or dataset.num_classes
     network = model.load(device)
     stated = execution if isinstance(execution, Execution) else None
@@ -461,7 +542,10 @@ def _run(
         tell("\n".join([*tuning.lines(), f"taken: {tuning.fastest.name}"]), quiet=options.quiet)
 
     def on_start(settings: Settings) -> None:
-        tell(f"{_noise_of(settings, options)}, on {device}", quiet=options.quiet)
+        tell(
+            f"{_noise_of(settings, options)}, on {'Ray' if cluster else device}",
+            quiet=options.quiet,
+        )
         if model.normalize is not None or options.expect_accuracy is not None:
             _check_clean(classifier, dataset, indices, model, options)
         if announcement:
@@ -469,7 +553,7 @@ def _run(
 
     started = time.perf_counter()
     try:
-        with progress(len(indices), quiet=options.quiet) as on_progress:
+        with progress(planned, quiet=options.quiet, lines=cluster is None) as on_progress:
             table = task(
                 network if stated is None else classifier,
                 dataset,
@@ -477,9 +561,11 @@ def _run(
                 alpha=options.alpha,
                 noise=options.noise,
                 levels=options.levels,
+                charge_noise=options.charge_noise,
                 seed=options.seed,
                 out=options.run,
                 indices=indices,
+                shard=options.shard,
                 num_classes=classes,
                 batch_size=options.batch_size,
                 device=device,
@@ -487,12 +573,13 @@ def _run(
                 resume=options.resume,
                 overwrite=options.overwrite,
                 allow=options.allow,
+                cluster=cluster,
                 on_start=on_start,
                 on_tuned=on_tuned,
                 on_progress=on_progress,
             )
     except KeyboardInterrupt:
-        _say_interrupted(options, len(indices))
+        _say_interrupted(options, planned)
         raise click.exceptions.Exit(INTERRUPTED) from None
     _finish(table, options, time.perf_counter() - started)
 
@@ -531,6 +618,30 @@ def _noise_named(settings: Settings) -> str:
     return f"{settings.noise} noise on {settings.levels} grey levels"
 
 
+def _say_how_long(path: Path) -> None:
+    """Say so if the bounds of a run may take minutes to compute again."""
+    from tcertify.runs import read_run
+
+    table = read_run(path)
+    if table.method == "joint":
+        bounds = _JOINT_SECONDS * ((table.n / 1e7) ** _JOINT_POWER).sum()
+        if bounds > _LONG:
+            tell(
+                f"{len(table)} joint bounds of {table.settings.n} votes may take up to"
+                f" {bounds / 60:.0f} minutes of one core, where two classes share the votes"
+            )
+
+
+def _drawn(n_tau: float | None, charged: bool) -> list[str]:
+    """Return a line that says what Gaussian noise, which is not drawn exactly, does to alpha."""
+    if n_tau is None:
+        return []
+    noise = f"Gaussian noise as drawn has n tau = {n_tau:.2g}"
+    if charged:
+        return [f"{noise}, which alpha was charged for"]
+    return [f"{noise}: a certificate may be wrong with probability alpha exp(n tau)"]
+
+
 def _say_interrupted(options: RunOptions, planned: int) -> None:
     """Write the log of what was finished, and say how to go on."""
     from tcertify.runs import export_run, read_run
@@ -550,18 +661,28 @@ def _finish(table: RunTable, options: RunOptions, seconds: float) -> None:
     """Write the log of a run that is done, print its table; images that failed set the status."""
     from tcertify.runs import export_run
 
-    export_run(table, options.outfile, "tsv")
     for text in table.warnings:
         tell(f"warning: {text}")
+    if not len(table):
+        _exit_failed(table)
+    export_run(table, options.outfile, "tsv")
     _emit_table(table, as_json=options.as_json, log=str(options.outfile), run=str(options.run))
     tell(
         f"{len(table)} images, {int(table.n.sum())} estimation samples in {seconds:.1f} s;"
         f" wrote {options.outfile} and {options.run}",
         quiet=options.quiet,
     )
+    _exit_failed(table)
+
+
+def _exit_failed(table: RunTable) -> None:
+    """Say so and end with a status of its own where images failed or are missing, or votes lost."""
     failed, invalid = int(table.failed.sum()), int(table.invalid.sum())
     if failed or invalid:
         tell(f"{failed} images failed, {invalid} votes were invalid")
+    if table.missing:
+        tell(f"{table.missing} images are missing; the same command with --resume tries them again")
+    if failed or invalid or table.missing:
         raise click.exceptions.Exit(FAILED)
 
 
@@ -573,13 +694,20 @@ def _emit_table(table: RunTable, *, as_json: bool, **files: str) -> None:
     shown = certified_table([result])
     heading = (
         f"{result.method}, alpha = {result.alpha:g}, sigma = {result.sigma:g},"
-        f" {_noise_named(table.settings)}: {len(result)} images"
+        f" {_noise_named(table.settings)}: {table.part or f'{len(result)} images'}"
     )
     settings = table.settings
-    noise = {"noise": settings.noise, "levels": settings.levels, "seed": settings.seed}
+    noise = {
+        "noise": settings.noise,
+        "levels": settings.levels,
+        "seed": settings.seed,
+        "n_tau": table.n_tau,
+        "charge_noise": settings.charge_noise,
+    }
+    drawn = _drawn(table.n_tau, True) if settings.charge_noise else []
     emit(
         {**files, **noise, **shown.records()[0]},
-        "\n".join([heading, *_lines(shown)]),
+        "\n".join([heading, *drawn, *_lines(shown)]),
         as_json=as_json,
     )
 

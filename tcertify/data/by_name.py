@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tcertify._named import find_named, is_named, split_call
+from tcertify._named import call_named, find_named, is_named, split_call
 from tcertify.data.dataset import Dataset, check_split
 
 #: The data sets that `load` knows by a name of their own.
@@ -91,7 +91,7 @@ def _from_function(name: str, split: str, num_classes: int | None) -> Dataset:
         raise ValueError(f"DATASET {name} must be a function, got {type(function).__name__}.")
     if "split" in inspect.signature(function).parameters:
         arguments.setdefault("split", split)
-    made = function(**arguments)
+    made = call_named(function, name, "DATASET", **arguments)
     return as_dataset(made, name=f"{name}/{split}", num_classes=num_classes)
 
 

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import pickle
+import pickletools
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ from tcertify.data.dataset import check_split
 IMAGES_PER_FILE = 10_000
 PIXELS = 3 * 32 * 32
 RECORD = 1 + PIXELS
+
+#: A pickled file holds the names of its images and little else.
+_MOST_OBJECTS = 2**20
 
 BINARY = {
     "train": [f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6)],
@@ -153,6 +157,7 @@ def _read_python(path: Path | _Member) -> NDArray[np.uint8]:
     size = _size(path) if isinstance(path, Path) else len(path.content)
     try:
         with path.open("rb") as file:
+            _check_memo(file)
             batch = _ArrayUnpickler(file, encoding="bytes").load()
         images, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
     except Exception as error:  # a damaged pickle raises almost anything
@@ -182,6 +187,14 @@ def _checked(records: NDArray[np.uint8], path: Path | _Member) -> NDArray[np.uin
     if worst >= 10:
         raise ValueError(f"{path} holds the label {worst}, outside [0, 10).")
     return records
+
+
+def _check_memo(file: BinaryIO) -> None:
+    """Refuse a pickle of few bytes that numbers an object so highly that memory runs out."""
+    for operation, argument, _ in pickletools.genops(file):
+        if "PUT" in operation.name and int(argument or 0) > _MOST_OBJECTS:
+            raise pickle.UnpicklingError(f"it numbers an object {argument}")
+    file.seek(0)
 
 
 class _ArrayUnpickler(pickle.Unpickler):

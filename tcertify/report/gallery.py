@@ -50,7 +50,7 @@ _INPUT_STYLE = """
 @media (prefers-color-scheme: dark) {
   :host { color: #ddd }
   .bk-input { background-color: #1b1b1b !important; color: #ddd; border-color: #555 }
-  select.bk-input { appearance: auto; background-image: none }
+  select.bk-input { appearance: auto !important; background-image: none !important }
 }
 """
 

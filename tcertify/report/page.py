@@ -150,8 +150,12 @@ def _guarantee(table: RunTable) -> str:
             f"Sampling of an image ended when the radii {radii} were decided: certified accuracy is"
             " that of the full run at these radii only, and a single radius may be smaller."
         )
+    if made.claim:
+        sentences.append(made.claim)
     if failed:
         sentences.append(f"{failed} images could not be certified, and count as wrong.")
+    if table.part:
+        sentences.append(f"This is not a whole run, but a {table.part}.")
     if table.missing:
         sentences.append(f"{table.missing} images are still to do.")
     paragraphs = "".join(f"<p>{sentence}</p>" for sentence in sentences)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ class Result:
     Attributes
     ----------
     name : str
-        What a table or a legend calls it.
+        What a table or a legend calls it; a shard of a run is called that.
     image_id, label, predicted : int64 arrays (M,)
         The image's number in its data set, its true class, and the class certified or predicted;
         -1 abstains.
@@ -43,6 +44,8 @@ class Result:
         How it was made; a log does not say it.
     failed, missing : int
         Images that could not be certified, and images that the run has yet to certify.
+    shard_of : int, optional
+        Images of the whole run, where this is a shard of it only.
     claim : str
         What the certificates say, where `recertify_run` was asked for more than a method and alpha.
     top_k : int, optional
@@ -64,6 +67,7 @@ class Result:
     sigma: float | None = None
     failed: int = 0
     missing: int = 0
+    shard_of: int | None = None
     claim: str = ""
     top_k: int | None = None
     reported: bool = False
@@ -86,8 +90,9 @@ class Result:
     def of_run(cls, table: RunTable, name: str = "") -> Result:
         """Return the certificates of a run."""
         made = table.settings
+        called = name or _short(table.path)
         return cls(
-            name=name or _short(table.path),
+            name=f"{called} ({table.part})" if table.part else called,
             image_id=table.image_id,
             label=table.label,
             predicted=table.predicted,
@@ -100,6 +105,7 @@ class Result:
             sigma=made.sigma,
             failed=int(table.failed.sum()),
             missing=table.missing,
+            shard_of=table.shard_of,
             claim=table.claim,
             top_k=table.top_k,
             reported=table.kept is not None,
@@ -108,7 +114,7 @@ class Result:
     @classmethod
     def of_log(cls, log: Log, name: str) -> Result:
         """Return the certificates of a log; what it says of its method, tcertify wrote into it."""
-        methods = {method.removesuffix("-early") for method in log.methods}
+        methods = {re.sub("-(early|planned)$", "", method) for method in log.methods}
         method = methods.pop() if len(methods) == 1 else None
         return cls(
             name,

@@ -221,6 +221,7 @@ def _record(column: Summary, radii: tuple[float, ...]) -> dict[str, Any]:
         "images": len(result),
         "failed": result.failed,
         "missing": result.missing,
+        "shard_of": result.shard_of,
         "stopped_early": result.stopped_early,
         "claim": result.claim,
         "certified_accuracy": [
@@ -439,6 +440,11 @@ def _notes(result: Result) -> list[str]:
         )
     if result.failed:
         notes.append(f"{result.name}: {result.failed} images failed and count as wrong.")
+    if result.shard_of is not None:
+        notes.append(
+            f"{result.name} is not the whole run: merge it with the other shards before you report"
+            " it."
+        )
     if result.missing:
         notes.append(f"{result.name} is not complete: {result.missing} images are still to do.")
     return notes

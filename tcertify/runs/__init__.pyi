@@ -2,6 +2,7 @@ from .clean import count_correct as count_correct
 from .engine import certify_dataset as certify_dataset
 from .engine import predict_dataset as predict_dataset
 from .export import export_run as export_run
+from .merge import merge_runs as merge_runs
 from .recertify import read_votes as read_votes
 from .recertify import recertify_run as recertify_run
 from .table import RunTable as RunTable

@@ -44,7 +44,7 @@ def export_run(table: RunTable, out: str | os.PathLike[str], format: str = "tsv"
             predict=table.predicted,
             radius=table.radius,
             seconds=table.seconds,
-            method=table.method + ("-early" if table.parameters["radii"] else ""),
+            method=table.method + table.settings.ending,
         )
     elif format == "csv":
         _write_csv(table, out)

@@ -23,19 +23,21 @@ from types import TracebackType
 from typing import Any, Self, get_type_hints
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tcertify._files import complete
+from tcertify._files import PARTIAL, complete
 from tcertify.errors import RunFileError
 from tcertify.runs.lock import Lock
 from tcertify.runs.row import MAX_IMAGES, Record, Row, pack, storable, unpack
 from tcertify.runs.settings import Settings
+from tcertify.runs.shards import describe_part
 
 FORMAT = 1
 _APPLICATION_ID = int.from_bytes(b"tcrf")
 _UNRELEASED = int.from_bytes(b"tcrt")
 _COMMIT_SECONDS = 0.25
 
-#: Images that one file may plan; larger data sets are divided into shards.
+#: Images that one run may plan.
 MAX_PLAN = 2**22
 
 #: Nothing larger is read: a text of the head, a warning, and any value at all.
@@ -108,7 +110,7 @@ class RunWriter:
     ------
     RunFileError
         When the path cannot be written, holds something else, belongs to a live writer, or was
-        made with other parameters. An existing file is then left as it was.
+        made with other parameters, or as another shard. An existing file is then left as it was.
     """
 
     def __init__(
@@ -134,7 +136,7 @@ class RunWriter:
             self._lock = Lock(real)
         try:
             if real.exists():
-                self._check_existing(resume, overwrite)
+                self._check_existing(resume, overwrite, whole)
             if overwrite or not real.exists():
                 _create(self.path, self.parameters, environment, self._plan, whole)
             with _named(self.path, "write"):
@@ -149,7 +151,7 @@ class RunWriter:
         if self._lock.stale:
             self.warn(f"The writer before, {self._lock.stale}, ended without closing the file.")
 
-    def _check_existing(self, resume: bool, overwrite: bool) -> None:
+    def _check_existing(self, resume: bool, overwrite: bool, whole: Sequence[int] | None) -> None:
         """Refuse a foreign file always, and a run file unless it may be continued or replaced."""
         with RunFile(self.path) as run:
             if overwrite:
@@ -159,14 +161,28 @@ class RunWriter:
                     f"`{self.path}` exists: resume the run that it holds, or overwrite it."
                 )
             run.check_structure()
-            differences = _differences(run.parameters, self.parameters)
-            if differences:
+            self._check_shard(run, [*(self._plan if whole is None else whole)])
+            found = [
+                f"`{name}` is {there} there and {here} here"
+                for name, there, here in differences(run.parameters, self.parameters)
+            ]
+            if found:
                 raise RunFileError(
-                    f"Cannot resume `{self.path}`, it was made otherwise: {'; '.join(differences)}."
+                    f"Cannot resume `{self.path}`, it was made otherwise: {'; '.join(found)}."
                 )
             self.parameters = run.parameters
             self.done = {record.image_id for record in run.records()}
             self._plan = [*dict.fromkeys((*run.plan, *self._plan))]
+
+    def _check_shard(self, run: RunFile, whole: list[int]) -> None:
+        """Refuse to make a shard another one; the plan of what is no shard may grow."""
+        if not run.is_shard and len(whole) == len(self._plan):
+            return
+        if (run.plan, run.whole) != (self._plan, whole):
+            raise RunFileError(
+                f"Cannot resume `{self.path}`: it is {describe_part(run.plan, run.whole)}, and"
+                f" asked for is {describe_part(self._plan, whole)}."
+            )
 
     def _begin(self, environment: dict[str, Any], whole: Sequence[int] | None) -> None:
         """Note who writes now, and drop the rows that lost their checksums, to make them again."""
@@ -211,16 +227,8 @@ class RunWriter:
 
     def _insert(self, row: Row) -> None:
         record = self._checked(row)
-        marks = ", ".join("?" * (len(record) + 1))
-        inserted = self._db.execute(
-            f"INSERT INTO certificate VALUES ({marks}) ON CONFLICT (image_id) DO NOTHING",
-            _sealed(record),
-        ).rowcount
-        if inserted:
-            return
-        query = f"SELECT {_COLUMNS} FROM certificate WHERE image_id = ?"
-        there = Record(*self._db.execute(query, (row.image_id,)).fetchone())
-        if there._replace(seconds=row.seconds) != record:
+        there = _insert(self._db, record)
+        if there is not None and there._replace(seconds=row.seconds) != record:
             raise RunFileError(f"`{self.path}` holds another row for image {row.image_id}.")
 
     def _checked(self, row: Row) -> Record:
@@ -259,6 +267,47 @@ class RunWriter:
         finally:
             self._db.close()
             self._lock.release()
+
+
+class RunCopy:
+    """A run file that is made at once from rows of others; see `whole_copy`."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def add(self, record: Record) -> Record | None:
+        """Add a row as it stands; return the one that is there already, which stays."""
+        return _insert(self._db, record)
+
+    def images(self) -> NDArray[np.int64]:
+        """Return the images whose rows are there, in order."""
+        found = self._db.execute("SELECT image_id FROM certificate ORDER BY image_id")
+        return np.fromiter((image for (image,) in found), np.int64)
+
+    def warn(self, text: str) -> None:
+        """Store a warning, once."""
+        self._db.execute("INSERT OR IGNORE INTO warning VALUES (?)", (storable(text),))
+
+
+@contextlib.contextmanager
+def whole_copy(
+    path: Path, parameters: dict[str, Any], environment: dict[str, Any], plan: Sequence[int]
+) -> Iterator[RunCopy]:
+    """Yield a run file to fill; it gets its name at the end, whole and durable, or not at all.
+
+    Rows go to the disk as they are added, so that memory does not grow with them.
+    """
+    with _named(path, "create"), complete(path):
+        partial = Path(f"{os.path.realpath(path)}{PARTIAL}")
+        with contextlib.closing(sqlite3.connect(partial, isolation_level=None)) as db:
+            for pragma in ("journal_mode = OFF", "synchronous = OFF"):  # nobody reads it yet
+                db.execute(f"PRAGMA {pragma}")
+            db.execute("BEGIN")
+            _make_tables(db)
+            _write_head(db, parameters, environment, plan, None)
+            yield RunCopy(db)
+            db.execute("COMMIT")
+        _remove_logs(path)
 
 
 class RunFile:
@@ -310,6 +359,8 @@ class RunFile:
             self.environment = _parsed(environment)
             self.plan = _images(plan)
             self.whole = self.plan if whole is None else _images(whole)
+            if not {*self.plan} <= {*self.whole}:
+                raise ValueError("the plan is no part of the whole run")
         except (TypeError, ValueError, RecursionError) as error:
             raise RunFileError(f"`{self.path}` has parameters of another kind: {error}.") from None
         try:
@@ -331,6 +382,11 @@ class RunFile:
         trace: TracebackType | None,
     ) -> None:
         self._db.close()
+
+    @property
+    def is_shard(self) -> bool:
+        """Whether the file is a part of a run only."""
+        return len(self.plan) < len(self.whole)
 
     def rows(self) -> Iterator[Row]:
         """Yield the whole rows in the order of their images, one at a time."""
@@ -435,18 +491,40 @@ def _create(
         with contextlib.closing(_empty()) as db:
             _write_head(db, parameters, environment, plan, whole)
             file.write(db.serialize())
-        for suffix in ("-wal", "-shm"):  # of the file that stood here before
-            Path(f"{os.path.realpath(path)}{suffix}").unlink(missing_ok=True)
+        _remove_logs(path)
+
+
+def _remove_logs(path: Path) -> None:
+    """Remove what is left of the file that stood here before."""
+    for suffix in ("-wal", "-shm"):
+        Path(f"{os.path.realpath(path)}{suffix}").unlink(missing_ok=True)
 
 
 def _empty() -> sqlite3.Connection:
     """Return a database in memory with the tables of a run file."""
     db = sqlite3.connect(":memory:", isolation_level=None)
+    _make_tables(db)
+    return db
+
+
+def _make_tables(db: sqlite3.Connection) -> None:
     db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
     db.execute(f"PRAGMA user_version = {FORMAT}")
     for statement in _TABLES:
         db.execute(statement)
-    return db
+
+
+def _insert(db: sqlite3.Connection, record: Record) -> Record | None:
+    """Add a row; return the one of the same image that is there already, which stays."""
+    marks = ", ".join("?" * (len(record) + 1))
+    inserted = db.execute(
+        f"INSERT INTO certificate VALUES ({marks}) ON CONFLICT (image_id) DO NOTHING",
+        _sealed(record),
+    ).rowcount
+    if inserted:
+        return None
+    query = f"SELECT {_COLUMNS} FROM certificate WHERE image_id = ?"
+    return Record(*db.execute(query, (record.image_id,)).fetchone())
 
 
 @functools.cache
@@ -514,9 +592,10 @@ def _named(path: Path, doing: str) -> Iterator[None]:
         raise RunFileError(f"Cannot {doing} `{path}`: {reason}.{kept}") from error
 
 
-def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+def differences(there: dict[str, Any], here: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the parameters that differ, with their values there and here as text."""
     return [
-        f"`{name}` is {_shown(there.get(name))} there and {_shown(here.get(name))} here"
+        (name, _shown(there.get(name)), _shown(here.get(name)))
         for name in sorted(there.keys() | here.keys())
         if there.get(name) != here.get(name) and name not in _COMPARED_ELSEWHERE
     ]

@@ -68,7 +68,7 @@ def _difference(
 
     Only the first look of a run has as many votes whatever they are, so it is the one compared.
     """
-    n, stream = settings.looks[0], PREDICTION if settings.predicts else ESTIMATION
+    n, stream = int(row.looks[0].sum()), PREDICTION if settings.predicts else ESTIMATION
     where = pixels[None], [row.image_id], 0
     chosen = row.top
     if settings.predicts:

@@ -45,20 +45,20 @@ def load_images(
     num_classes: int,
     allow: Iterable[str] = (),
     levels: int | None = None,
+    shape: torch.Size | None = None,
 ) -> Generator[Loaded, None, None]:
     """Yield the images at `image_ids`, each loaded while those before it are at work.
 
     Each is a copy, so that a data set may use its buffer again. float16 and bfloat16 are converted
     exactly, float64 is rounded to float32. An image that cannot be loaded, that is no single float
-    image in the shape of the first, that is not on the grid of `levels`, or whose label is none of
-    the classes, comes with the reason in its ``error``.
+    image in `shape` (without it, in the shape of the first), that is not on the grid of `levels`,
+    or whose label is none of the classes, comes with the reason in its ``error``.
 
     Raises
     ------
     VoidCertificateError
         An image outside [0, 1], unless "range" is allowed.
     """
-    shape: torch.Size | None = None
     for loading in _ahead(dataset, image_ids, num_classes, levels):
         image = loading.result()
         if image.error is None:

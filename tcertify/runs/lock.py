@@ -14,6 +14,22 @@ from tcertify.errors import RunFileError
 _OWNER = "pid "
 
 
+def check_unlocked(run: Path) -> None:
+    """Raise `RunFileError` while a run file is being written; what is no lock locks nothing."""
+    path = Path(f"{run}.lock")
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(descriptor, 4096, 0).decode("utf-8", "replace").strip()
+        raise RunFileError(f"`{run}` is being written by {owner or 'another process'}.") from None
+    finally:
+        os.close(descriptor)
+
+
 class Lock:
     """The lock file next to a run file. The system frees it with its process, however that ends.
 

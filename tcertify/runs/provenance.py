@@ -51,7 +51,7 @@ _EXECUTION = {
 def provenance(
     classifier: Classifier,
     dataset: Dataset,
-    plan: Sequence[int],
+    whole: Sequence[int],
     allow: Iterable[str],
     probed: Loaded | None,
 ) -> dict[str, Any]:
@@ -66,10 +66,9 @@ def provenance(
         "probe": None if probed is None or _VARYING & {*allow} else _probe(classifier, probed),
         **asdict(classifier.execution),
         "tf32_of_torch": _tf32_of_torch(classifier),
-        "shape": None if probed is None else [*probed.pixels.shape],
         "allow": sorted(set(allow)),
         "model": classifier.fingerprint(),
-        "data": data_fingerprint(dataset, sorted(plan)),
+        "data": data_fingerprint(dataset, sorted(whole)),
         **here(classifier.device),
     }
 
@@ -91,15 +90,22 @@ def environment(sampler: Sampler, memory_kept: bool) -> dict[str, Any]:
 
     packages = ("numpy", "scipy", "numba", "cupy-cuda12x", "cupy-cuda13x")
     return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
+        **process(),
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
         "batch_size": sampler.batch_size,
         "memory_kept": memory_kept,
         "classifier": type(sampler.classifier.module).__qualname__,
         **{package: _installed(package) for package in packages},
+    }
+
+
+def process() -> dict[str, Any]:
+    """Return what tells this process: since when, where, and its number."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
     }
 
 
@@ -135,7 +141,7 @@ def recorded_rows(run: RunFile) -> int | None:
 def check_same_inputs(
     path: Path,
     parameters: dict[str, Any],
-    plan: Sequence[int],
+    whole: Sequence[int],
     classifier: Classifier,
     dataset: Dataset,
 ) -> None:
@@ -144,7 +150,7 @@ def check_same_inputs(
 
     if classifier.fingerprint() != parameters.get("model"):
         raise RunFileError(f"`{path}` was made with another model: the fingerprints differ.")
-    if data_fingerprint(dataset, sorted(plan)) != parameters.get("data"):
+    if data_fingerprint(dataset, sorted(whole)) != parameters.get("data"):
         raise RunFileError(f"`{path}` was made from other data: the fingerprints differ.")
 
 
@@ -154,14 +160,10 @@ def check_probe(
     """Raise unless the classifier gives the logits that a run recorded, up to rounding."""
     from tcertify.runs.images import load_images
 
-    recorded = parameters.get("probe")
+    recorded = _recorded_probe(path, parameters)
     if recorded is None:
         return
-    try:
-        there = np.frombuffer(base64.b64decode(recorded["logits"]), "<f4")
-        image_id = check_whole("image_id", recorded["image_id"], minimum=0)
-    except (TypeError, KeyError, ValueError) as error:
-        raise RunFileError(f"`{path}` holds no probe that can be read: {error}.") from None
+    image_id, there = recorded
     (image,) = load_images(
         dataset,
         [image_id],
@@ -177,6 +179,34 @@ def check_probe(
             f"`{path}` was made with another model: on image {image_id} its logits differ, though"
             " its parameters are the same."
         )
+
+
+def check_same_probe(
+    a: Path, b: Path, there: dict[str, Any], here: dict[str, Any], num_classes: int
+) -> None:
+    """Raise unless two runs recorded the same logits, up to rounding; of other images, pass."""
+    first, second = _recorded_probe(a, there), _recorded_probe(b, here)
+    if first is None or second is None or first[0] != second[0]:
+        return
+    if first[1].shape != second[1].shape or not _agree(first[1], second[1], num_classes):
+        raise RunFileError(
+            f"`{a}` and `{b}` were made with other models: on image {first[0]} their logits differ,"
+            " though their parameters are the same."
+        )
+
+
+def _recorded_probe(
+    path: Path, parameters: dict[str, Any]
+) -> tuple[int, NDArray[np.float32]] | None:
+    """Return the image that a run was probed on, and the logits, if it was."""
+    recorded = parameters.get("probe")
+    if recorded is None:
+        return None
+    try:
+        logits = np.frombuffer(base64.b64decode(recorded["logits"]), "<f4")
+        return check_whole("image_id", recorded["image_id"], minimum=0), logits
+    except (TypeError, KeyError, ValueError) as error:
+        raise RunFileError(f"`{path}` holds no probe that can be read: {error}.") from None
 
 
 def _agree(a: NDArray[np.float32], b: NDArray[np.float32], num_classes: int) -> bool:

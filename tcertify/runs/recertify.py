@@ -40,9 +40,10 @@ def recertify_run(
     """Return the table of a run for another question, from the votes that it keeps.
 
     Each certificate is wrong with probability at most `alpha` if all arguments were chosen without
-    a look at the votes. No new sample is drawn. A run that stopped early keeps its looks; their
-    levels are scaled to `alpha`, and the best look counts. Its images were stopped where the
-    run's own method and alpha had decided them, so another choice certifies at most that far.
+    a look at the votes. No new sample is drawn, and a run that charges for its noise still does. A
+    run that stopped early keeps its looks; their levels are scaled to `alpha`, and the best look
+    counts. Its images were stopped where the run's own method and alpha had decided them, so
+    another choice certifies at most that far.
 
     Parameters
     ----------
@@ -53,7 +54,8 @@ def recertify_run(
     reported : float, optional
         Keep the R of M images whose own certificate reaches this radius, and certify these at
         ``alpha R / M``: of the certificates that are kept, a share of at most `alpha` is wrong in
-        expectation. The others abstain. See `certify_reported`.
+        expectation. The others abstain. Which are kept is read from the certificates that the run
+        holds, where `method` and `alpha` are its own. See `certify_reported`.
     groups : mapping from names to classes, optional
         Certify the group instead of the class; see `Groups`. Labels and predictions of the table
         are then numbers of groups.
@@ -82,10 +84,14 @@ def recertify_run(
                 f"`reported` needs all images of the run: `{run.path}` has {table.missing} still to"
                 " do, and where it ended may depend on what it had found."
             )
-        best = _answered(run, question, np.ones(len(table), dtype=bool))
-        kept, claim = None, question.claim()
+        kept, claim = None, [*filter(None, [table.claim]), *question.claim()]
+        every = np.ones(len(table), dtype=bool)
+        if radius is None or not question.is_the_run_s:
+            best = _answered(run, question, every)
         if radius is not None:
-            kept, level = _kept(best["radius"], radius, question.after.alpha)
+            # an image's own certificate, as it stands in the run where that asks the same
+            radii = table.radius if question.is_the_run_s else best["radius"]
+            kept, level = _kept(radii, radius, question.after.alpha)
             claim.append(_reported_claim(kept, radius, question.after.alpha, level))
             question = question.at(level)
             best = _answered(run, question, kept)
@@ -116,7 +122,7 @@ def read_votes(
     """Return the estimation votes of a run and the label of each image, shape (M,).
 
     What the functions of `tcertify.statistics` take. The votes of an image that failed are all
-    invalid, which certifies nothing.
+    invalid, which certifies nothing, and so are those of an image with a tie of integer noise.
 
     Parameters
     ----------
@@ -137,7 +143,13 @@ def read_votes(
         rows = [row for batch in _batches(run) for row in batch]
     nothing = np.zeros(run.settings.num_classes + 1, np.int64)
     nothing[-1] = run.settings.n
-    columns = np.array([nothing if row.error is not None else row.looks[0] for row in rows])
+    ties = run.settings.levels is not None
+    columns = np.array(
+        [
+            nothing if row.error is not None or (ties and row.invalid) else row.looks[0]
+            for row in rows
+        ]
+    )
     labels = np.array([row.label for row in rows], dtype=np.int64)
     votes = Votes.from_columns(
         columns.reshape(-1, len(nothing)), np.array([max(row.top, 0) for row in rows], np.int64)
@@ -189,8 +201,13 @@ class _Question:
 
     def at(self, alpha: float) -> _Question:
         """The same question at another alpha."""
-        levels = self.before.schedule.scaled(alpha).levels
+        levels = self.before.schedule.scaled(self.before.charged(alpha)).levels
         return replace(self, after=replace(self.after, alpha=alpha, look_levels=levels))
+
+    @property
+    def is_the_run_s(self) -> bool:
+        """Whether the run itself answers: its own method and alpha, classes and not groups."""
+        return self.after == self.before and self.groups is None and self.top_k is None
 
     def asked(self, reported: float | None) -> dict[str, Any]:
         """What was asked for besides the settings, as it stands among the parameters."""
@@ -254,7 +271,7 @@ class _Question:
         settings = self.after
         found = certify_top_k(
             votes, self.top_k, sigma=settings.sigma, alpha=settings.look_levels[0]
-        )
+        ).only(settings.are_sure(votes))
         arrays = found.predicted, found.radius, found.p_a_lower, found.p_b_upper
         return np.array([*zip(*arrays, strict=True)], CERTIFICATE)
 

@@ -84,7 +84,7 @@ def reopened(
     """
     execution = recorded_execution(run.path, run.parameters)
     classifier = Classifier.of(model, settings.num_classes, device=device, execution=execution)
-    check_same_inputs(run.path, run.parameters, run.plan, classifier, dataset)
+    check_same_inputs(run.path, run.parameters, run.whole, classifier, dataset)
     check_probe(run.path, run.parameters, classifier, dataset)
     same_device = here(classifier.device)["device"] == run.parameters.get("device")
     rows = recorded_rows(run) if same_device else None
@@ -128,7 +128,7 @@ def unlike(image: Loaded, row: Row) -> str | None:
 
 def _cast(sampler: Sampler, settings: Settings, row: Row, pixels: torch.Tensor) -> Row:
     """Return the row with its votes as they come out here."""
-    ends = settings.looks[: len(row.looks)]
+    ends = row.looks.sum(1).tolist()
     starts = [0, *ends[:-1]]
     stream = PREDICTION if settings.predicts else ESTIMATION
     # What a look adds to the one before is cast as if it were an image of its own.

@@ -7,19 +7,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from tcertify.errors import StoppedError, VotesLostError
-from tcertify.runs.file import RunWriter
 from tcertify.runs.images import Loaded, described
 from tcertify.runs.row import Row
 from tcertify.runs.settings import Settings
-from tcertify.sampling import ESTIMATION, PREDICTION, SELECTION, Sampler
-from tcertify.sampling.defects import recheck, settle
+from tcertify.sampling import ESTIMATION, PREDICTION, SELECTION
+from tcertify.sampling.defects import Defect, recheck, settle
 from tcertify.sampling.memory import is_out_of_memory
 from tcertify.statistics.stopping import Progress, decide
 from tcertify.votes import Votes
@@ -35,12 +35,43 @@ _RECHECK_BATCHES = 1000
 FAILURES_IN_A_ROW = 3
 
 
+class Sink(Protocol):
+    """Where rows go: a run file, or what a worker hands back."""
+
+    @property
+    def path(self) -> Path:
+        """The run file that they end in."""
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Take rows."""
+
+    def warn(self, text: str) -> None:
+        """Take a warning of the run."""
+
+
+class Caster(Protocol):
+    """Who casts votes: a `Sampler`, or several of them together."""
+
+    batch_size: int | None
+
+    def count(
+        self,
+        images: torch.Tensor,
+        image_ids: ArrayLike,
+        start: ArrayLike,
+        stop: ArrayLike,
+        stream: int,
+    ) -> NDArray[np.int64]:
+        """Count votes as `Sampler.count` does."""
+
+
 @dataclass(eq=False)
 class _Image:
     """An image at work, and its votes so far."""
 
     loaded: Loaded
     selection: NDArray[np.int64]
+    ends: tuple[int, ...]
     looks: list[NDArray[np.int64]] = field(default_factory=list)
     radius: float = 0.0
     best_look: int = -1
@@ -53,29 +84,36 @@ class _Image:
 
 
 class Rounds:
-    """Samples a group of images while the group before is judged, and writes what is done."""
+    """Samples a group of images while the group before is judged, and hands on what is done.
+
+    `recheck` casts votes again and compares, as `tcertify.sampling.defects.recheck` does.
+    """
 
     def __init__(
         self,
-        sampler: Sampler,
+        sampler: Caster,
         settings: Settings,
-        writer: RunWriter,
-        planned: int,
-        on_progress: Callable[[int, int], None] | None,
         allow: Iterable[str] = (),
+        recheck: Callable[..., list[Defect]] = recheck,
     ) -> None:
         self._sampler = sampler
         self._allow = allow
+        self._cast_again = recheck
         self._rounds, self._unchecked = 0, 0.0
         self._settings = settings
-        self._writer = writer
-        self._planned = planned
-        self._on_progress = on_progress
+
+    def certify(self, images: Iterator[Loaded], sink: Sink) -> list[Row]:
+        """Take images until there are no more; each ends as one row.
+
+        Returns
+        -------
+        list of Row
+            The rows of the last images, where these failed: whether one fault is behind them is
+            for the caller to say, who may have more images.
+        """
+        self._sink = sink
         self._unloaded: list[Row] = []
         self._unclassified: list[Row] = []
-
-    def certify(self, images: Iterator[Loaded]) -> None:
-        """Take images until there are no more; each ends as one row."""
         going: deque[_Image] = deque()
         judging: Future[tuple[list[Row], list[_Image]]] | None = None
         with ThreadPoolExecutor(1, "tcertify_judge") as judge:
@@ -86,13 +124,13 @@ class Rounds:
                     if judging:
                         rows, more = judging.result()
                         judging = None
-                        self._write(rows)
+                        self._sink.add(rows)
                         going.extend(more)
                     judging = judge.submit(self._judged, group) if group else None
             finally:  # whatever ends the run, what is sampled is written
                 if judging:
-                    self._writer.add(judging.result()[0])
-        self._write(self._unloaded + self._unclassified)
+                    self._sink.add(judging.result()[0])
+        return self._unloaded + self._unclassified
 
     def _group(self, going: deque[_Image], images: Iterator[Loaded]) -> list[_Image]:
         """Return images whose samples fill a round of batches: those at work, then new ones."""
@@ -111,7 +149,11 @@ class Rounds:
         for loaded in images:
             if loaded.error is None:
                 self._end_streak(self._unloaded)
-                return _Image(loaded, np.zeros(self._settings.num_classes + 1, np.int64))
+                return _Image(
+                    loaded,
+                    np.zeros(self._settings.num_classes + 1, np.int64),
+                    self._settings.looks,
+                )
             self._fail(loaded, loaded.error, self._unloaded)
         return None
 
@@ -121,10 +163,10 @@ class Rounds:
         return first + self._until(image) - self._seen(image)
 
     def _seen(self, image: _Image) -> int:
-        return self._settings.looks[len(image.looks) - 1] if image.looks else 0
+        return image.ends[len(image.looks) - 1] if image.looks else 0
 
     def _until(self, image: _Image) -> int:
-        return self._settings.looks[len(image.looks)]
+        return image.ends[len(image.looks)]
 
     def _sampled(self, group: list[_Image]) -> list[_Image]:
         """Sample each image up to its next look; return those that did not fail."""
@@ -144,16 +186,17 @@ class Rounds:
 
     def _sample(self, group: list[_Image]) -> None:
         started = time.perf_counter()
-        shares = np.array([self._to_come(image) for image in group])
         new = [image for image in group if not image.looks]
         first = [self._settings.n0] * len(new)
         selections: Sequence[NDArray[np.int64]] = []
         if first:
             selections = [*self._count(new, [0] * len(new), first, SELECTION)]
         stream = PREDICTION if self._settings.predicts else ESTIMATION
-        votes = self._count(group, [*map(self._seen, group)], [*map(self._until, group)], stream)
         for image, selection in zip(new, selections, strict=True):
             image.selection = selection
+            image.ends = self._settings.ends(selection, image.loaded.label)
+        shares = np.array([self._to_come(image) for image in group])
+        votes = self._count(group, [*map(self._seen, group)], [*map(self._until, group)], stream)
         seconds = (time.perf_counter() - started) * shares / shares.sum()
         for image, vote, spent in zip(group, votes, seconds, strict=True):
             image.looks.append(vote + image.looks[-1] if image.looks else vote)
@@ -173,9 +216,9 @@ class Rounds:
         stream = PREDICTION if self._settings.predicts else ESTIMATION
         pixels = torch.stack([image.loaded.pixels for image in group])
         ids = [image.loaded.image_id for image in group]
-        defects = recheck(self._sampler, pixels, ids, 0, stream)
+        defects = self._cast_again(self._sampler, pixels, ids, 0, stream)
         for defect in defects:
-            self._writer.warn(defect.reason)
+            self._sink.warn(defect.reason)
         settle(defects, self._allow)
 
     @property
@@ -264,21 +307,16 @@ class Rounds:
         """Make an image that cannot be certified a row; after three exceptions in a row, stop."""
         row = Row.failed(loaded.image_id, loaded.label, reason, self._settings.num_classes)
         if loaded.excused:
-            self._write([row])
+            self._sink.add([row])
             return
         # Kept until another image succeeds: a resume tries them again.
         streak.append(row)
         if len(streak) == FAILURES_IN_A_ROW:
             raise StoppedError(
                 f"Stopped: {FAILURES_IN_A_ROW} images in a row failed, image {row.image_id} with"
-                f" {row.error}. What was finished is in `{self._writer.path}`; resume continues it."
+                f" {row.error}. What was finished is in `{self._sink.path}`; resume continues it."
             ) from error
 
     def _end_streak(self, streak: list[Row]) -> None:
-        self._write(streak)
+        self._sink.add(streak)
         streak.clear()
-
-    def _write(self, rows: Iterable[Row]) -> None:
-        self._writer.add(rows)
-        if self._on_progress:
-            self._on_progress(len(self._writer.done), self._planned)

@@ -17,10 +17,7 @@ from numpy.typing import NDArray
 
 from tcertify.radius import radius_in_norm
 from tcertify.runs.file import RunFile
-from tcertify.runs.settings import Settings
-
-#: An image has no more axes, and no longer ones.
-_MOST_AXES, _MOST_SIDE = 8, 2**24
+from tcertify.runs.settings import MAX_AXES, MAX_SIDE, Settings
 
 _COLUMNS = {
     "image_id": np.int64,
@@ -78,11 +75,14 @@ class RunTable:
         Images that the run has yet to certify.
     path : Path
     claim : str
-        What the certificates say, where `recertify_run` was asked for more than a method and alpha.
+        What the certificates say, where `recertify_run` was asked for more than a method and alpha,
+        and how samples were planned, where they were.
     top_k : int, optional
         Certified is that the label is among so many most probable classes.
     kept : bool array, optional
         The images that `recertify_run` kept to be reported.
+    shard_of : int, optional
+        Images of the whole run, where this file is a shard of it only.
     """
 
     image_id: NDArray[np.int64]
@@ -107,6 +107,7 @@ class RunTable:
     claim: str = ""
     top_k: int | None = None
     kept: NDArray[np.bool_] | None = None
+    shard_of: int | None = None
 
     def __len__(self) -> int:
         return len(self.image_id)
@@ -115,6 +116,13 @@ class RunTable:
     def correct(self) -> NDArray[np.bool_]:
         """Whether `predicted` is the true class; an image that abstained or failed is not."""
         return np.asarray((self.predicted == self.label) & ~self.failed)
+
+    @property
+    def part(self) -> str:
+        """What part of a run this is, in words, where it is a shard; else nothing."""
+        if self.shard_of is None:
+            return ""
+        return f"shard: {len(self) + self.missing} of {self.shard_of} images"
 
     @property
     def method(self) -> str:
@@ -131,6 +139,14 @@ class RunTable:
         """What the radius implies in linf, rounded down; None where no shape was recorded."""
         size = _size(self.parameters.get("shape"))
         return None if size is None else radius_in_norm(self.radius, math.inf, size)
+
+    @property
+    def n_tau(self) -> float | None:
+        """What Gaussian noise as drawn may do: a certificate is wrong with probability at most
+        ``alpha * exp(n_tau)``, and alpha itself where the settings charge for it. None under
+        integer noise, which owes nothing, and where no image was whole.
+        """
+        return self.settings.n_tau
 
     @property
     def stopped_early(self) -> bool:
@@ -158,6 +174,7 @@ class RunTable:
             f"{self.path.name}: {made.method}, alpha = {made.alpha:g}, sigma = {made.sigma:g},"
             f" {len(self)} images, {int(self.correct.sum())} right,"
             f" {int((self.predicted < 0).sum())} abstained or failed, {self.missing} still to do"
+            + (f" ({self.part})" if self.part else "")
         )
         names = "".join(f"<th>{name}</th>" for name in _COLUMNS)
         rows = "".join(
@@ -202,15 +219,17 @@ def table_of(run: RunFile) -> RunTable:
         environment=run.environment,
         warnings=tuple(run.warnings),
         damage=tuple(run.damage),
+        shard_of=len(run.whole) if run.is_shard else None,
         missing=len(set(run.plan).difference(table["image_id"].tolist())),
         path=run.path,
+        claim=run.settings.claim,
     )
 
 
 def _size(shape: Any) -> int | None:
     """Return how many numbers an image of a recorded shape has, if it is one."""
-    if not isinstance(shape, list) or not 0 < len(shape) <= _MOST_AXES:
+    if not isinstance(shape, list) or not 0 < len(shape) <= MAX_AXES:
         return None
-    if not all(type(side) is int and 0 < side <= _MOST_SIDE for side in shape):
+    if not all(type(side) is int and 0 < side <= MAX_SIDE for side in shape):
         return None
     return math.prod(shape)

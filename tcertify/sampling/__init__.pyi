@@ -4,6 +4,7 @@ from .noise import DRAWN as DRAWN
 from .noise import ESTIMATION as ESTIMATION
 from .noise import PREDICTION as PREDICTION
 from .noise import SELECTION as SELECTION
+from .noise import TRAINING as TRAINING
 from .noise import VALIDATION as VALIDATION
 from .noise import GaussianNoise as GaussianNoise
 from .noise import IntegerNoise as IntegerNoise

@@ -1,5 +1,5 @@
-from .allocation import chance_per_sample as chance_per_sample
-from .allocation import plan_samples as plan_samples
+from .allocation import plan_for_budget as plan_for_budget
+from .allocation import plan_for_loss as plan_for_loss
 from .alphas import AlphaCurve as AlphaCurve
 from .alphas import alpha_curve as alpha_curve
 from .comparison import jia_top_k_radius as jia_top_k_radius

@@ -1,22 +1,16 @@
-"""Where samples matter: a plan from the selection sample, or the cells likeliest to change.
+"""Samples where they matter: how many each image gets, planned from its selection sample.
 
-Nothing here can make a certificate wrong. A plan looks at the selection sample alone, which is
-independent of the votes that certify. And where votes decide on the fly, the levels of a `Schedule`
-are fixed for each image before its first sample: its running best radius fails with probability at
-most the schedule's alpha whoever decides, by whatever rule, how far each image goes. So the rules
-may look at all images; they only guess what further samples would bring.
+Nothing here can make a certificate wrong: a plan looks at the selection sample alone, which is
+independent of the votes that certify.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr
 
 from tcertify._checks import check_alpha, check_real, check_whole
-from tcertify.bounds._approximate import approximate_lower, deviation
+from tcertify.bounds._approximate import approximate_lower
 from tcertify.statistics.stopping import Schedule
 from tcertify.votes import Votes
 
@@ -25,21 +19,20 @@ Floats = NDArray[np.float64]
 _HALVINGS = 50
 
 
-def plan_samples(
+def plan_for_loss(
     selection: Votes,
     sizes: ArrayLike,
     *,
     alpha: float,
-    radius_loss: float | None = None,
-    budget: int | None = None,
+    radius_loss: float,
     wanted: ArrayLike = True,
 ) -> NDArray[np.int64]:
-    """The samples of each image that serve the mean radius best, from its selection sample.
+    """The fewest samples at which an image keeps its radius but for a share of `radius_loss`, as
+    its selection sample predicts.
 
     Each image is certified once, from as many fresh samples as planned, at the whole of alpha:
     since the plan does not look at these, its certificate is wrong with probability at most alpha,
-    as with any fixed number. Samples are spread so that one more would gain about the same radius
-    at every image.
+    as with any fixed number. The plan of an image looks at no other image.
 
     Parameters
     ----------
@@ -49,11 +42,8 @@ def plan_samples(
         Numbers of samples to choose from; the last is the full n.
     alpha : float
         Failure probability of each certificate.
-    radius_loss : float, optional
-        In (0, 1): the fewest samples whose predicted mean radius is at least ``1 - radius_loss``
-        times that of the full n.
-    budget : int, optional
-        The most samples in all; at least ``sizes[0]`` per image. One of the two must be given.
+    radius_loss : float
+        In (0, 1).
     wanted : array of bool, shape (M,)
         False for images whose radius is not needed, such as those whose class is not the label:
         they take ``sizes[0]``.
@@ -66,8 +56,7 @@ def plan_samples(
     Raises
     ------
     ValueError
-        An argument out of its range, both of `radius_loss` and `budget` or neither, or a budget
-        below the smallest size for every image.
+        An argument out of its range.
 
     Notes
     -----
@@ -78,96 +67,71 @@ def plan_samples(
     Examples
     --------
     >>> pilot = Votes.of([[100, 0], [80, 20], [55, 45]], [0, 0, 0])
-    >>> plan_samples(pilot, [1_000, 10_000, 100_000], alpha=0.001, radius_loss=0.05)
+    >>> plan_for_loss(pilot, [1_000, 10_000, 100_000], alpha=0.001, radius_loss=0.05)
+    array([100000,  10000, 100000])
+    """
+    n, alpha = check_sizes(sizes), check_alpha("alpha", alpha)
+    gap = _expected_gaps(selection, n, alpha) * np.asarray(wanted)[..., None]
+    enough = gap >= (1 - check_loss(radius_loss)) * gap[:, -1:]
+    planned: NDArray[np.int64] = n[enough.argmax(axis=1)]
+    return planned
+
+
+def plan_for_budget(
+    selection: Votes,
+    sizes: ArrayLike,
+    *,
+    alpha: float,
+    budget: int,
+    wanted: ArrayLike = True,
+) -> NDArray[np.int64]:
+    """The samples of each image that serve the mean radius best within a budget for all of them.
+
+    As `plan_for_loss`, but that the plan of an image depends on the selection samples of all:
+    samples are spread so that one more would gain about the same radius at every image.
+
+    Parameters
+    ----------
+    selection, sizes, alpha, wanted
+        As for `plan_for_loss`.
+    budget : int
+        The most samples in all; at least ``sizes[0]`` per image.
+
+    Returns
+    -------
+    array of int64, shape (M,)
+        One of `sizes` for each image.
+
+    Raises
+    ------
+    ValueError
+        An argument out of its range, or a budget below the smallest size for every image.
+
+    Examples
+    --------
+    >>> pilot = Votes.of([[100, 0], [80, 20], [55, 45]], [0, 0, 0])
+    >>> plan_for_budget(pilot, [1_000, 10_000, 100_000], alpha=0.001, budget=120_000)
     array([100000,  10000,  10000])
     """
-    n = _checked_sizes(sizes)
-    alpha = check_alpha("alpha", alpha)
-    if (radius_loss is None) == (budget is None):
-        raise ValueError("`radius_loss` or `budget` must be given, and not both.")
-    loss = _checked_loss(radius_loss)
-    if budget is not None:
-        check_budget(budget, len(selection), int(n[0]))
+    n, alpha = check_sizes(sizes), check_alpha("alpha", alpha)
+    check_budget(budget, len(selection), int(n[0]))
     gap = _expected_gaps(selection, n, alpha) * np.asarray(wanted)[..., None]
-    enough = (1 - loss) * gap[:, -1].sum()
-    rows = np.arange(len(gap))
 
     def at_price(log_price: float) -> NDArray[np.intp]:
         size: NDArray[np.intp] = np.argmax(gap - np.exp(log_price) * n, axis=1)
         return size
 
-    def suffices(size: NDArray[np.intp]) -> bool:
-        """Whether the samples are at least what is asked for: a price too low."""
-        if budget is None:
-            return bool(gap[rows, size].sum() >= enough)
-        return bool(n[size].sum() > budget)
-
     low, high = -60.0, 10.0  # logs of a price at which all, or no, samples are worth it
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if suffices(at_price(middle)) else (low, middle)
-    few, many = at_price(high), at_price(low)
-    # Images of like votes change their size at one price: only so many of them as are needed.
-    if budget is None:
-        first = np.argmax(_running(gap[rows, few], gap[rows, many]) >= enough)
-    else:
-        first = np.searchsorted(_running(n[few], n[many]), budget, side="right") - 1
-    planned: NDArray[np.int64] = n[np.where(rows < first, many, few)]
+        too_low = n[at_price(middle)].sum() > budget
+        low, high = (middle, high) if too_low else (low, middle)
+    few, many = n[at_price(high)], n[at_price(low)]
+    # Images of like votes change their size at one price: only so many of them as are paid for.
+    running = few.sum() + np.concatenate([[0], np.cumsum(many - few)])
+    first = np.searchsorted(running, budget, side="right") - 1
+    planned: NDArray[np.int64] = np.where(np.arange(len(few)) < first, many, few)
     return planned
-
-
-def _running(before: NDArray[Any], after: NDArray[Any]) -> NDArray[Any]:
-    """The sum of `before`, and that sum when its first 1, 2, ... are those of `after`."""
-    running: NDArray[Any] = before.sum() + np.concatenate([[0], np.cumsum(after - before)])
-    return running
-
-
-def chance_per_sample(
-    votes: Votes, look: ArrayLike, radii: ArrayLike, *, schedule: Schedule, sigma: float
-) -> Floats:
-    """The best chance per sample that further looks lift an image to its next cell; a guess.
-
-    The next cell begins at the smallest radius that a certificate of the present look would miss.
-    For every look to come: the probability that the certificate there reaches it, by the normal
-    spread of the votes to come, over the samples up to it. The largest of these ranks the images
-    when a budget is spent: the next samples go to the image of the largest.
-
-    Parameters
-    ----------
-    votes : Votes of shape (S,)
-        All votes of each image so far.
-    look : whole number or array of them, shape (S,)
-        The look that each image is at.
-    radii : sequence of float
-        Radii at which certified accuracy will be read, increasing.
-    schedule : Schedule
-    sigma : float
-
-    Returns
-    -------
-    array of float64, shape (S,)
-        0 at the last look, and beyond the largest radius.
-    """
-    n, levels = np.asarray(schedule.looks, dtype=np.float64), np.asarray(schedule.levels)
-    at = np.broadcast_to(np.asarray(look), votes.top.shape)
-    here = approximate_lower(votes.k_a, votes.k_b, votes.n, levels[at])
-    target = 2 / sigma * _next_target(sigma / 2 * here, np.asarray(radii, dtype=np.float64))
-    seen = votes.n[:, None]
-    to_come = np.maximum(n - seen, 1)
-    expected = approximate_lower(
-        votes.k_a[:, None] * (n / seen), votes.k_b[:, None] * (n / seen), n, levels
-    )
-    spread = deviation(votes.k_a, votes.k_b, votes.n)[:, None] * np.sqrt(to_come / (n * seen))
-    chance = ndtr((expected - target[:, None]) / spread)
-    best: Floats = np.where(np.arange(len(n)) > at[:, None], chance / to_come, 0.0).max(-1)
-    return best
-
-
-def _next_target(radius: Floats, radii: Floats) -> Floats:
-    """The smallest of increasing `radii` that each radius misses; infinity where there is none."""
-    reached = np.where(radius > 0, np.searchsorted(radii, radius, side="right"), 0)
-    target: Floats = np.append(radii, np.inf)[reached]
-    return target
 
 
 def check_budget(budget: int, images: int, first: int) -> int:
@@ -188,14 +152,21 @@ def _expected_gaps(votes: Votes, n: NDArray[np.int64], alpha: float) -> Floats:
     return np.maximum(gap, 0.0)
 
 
-def _checked_sizes(sizes: ArrayLike) -> NDArray[np.int64]:
+def plan_sizes(n: int, alpha: float) -> tuple[int, ...]:
+    """Return the numbers of samples that a run chooses from: from about 1,000 up to `n`."""
+    return Schedule.geometric(n, alpha, first=1000).looks
+
+
+def check_sizes(sizes: ArrayLike) -> NDArray[np.int64]:
+    """Return numbers of samples to choose from, which must be whole and increasing."""
     n = np.array([check_whole("sizes", size) for size in np.ravel(sizes).tolist()], dtype=np.int64)
     if not len(n) or (np.diff(n) <= 0).any():
         raise ValueError(f"`sizes` must be increasing, got {n.tolist()}.")
     return n
 
 
-def _checked_loss(loss: float | None) -> float:
-    if loss is not None and not 0 < check_real("radius_loss", loss) < 1:
+def check_loss(loss: float) -> float:
+    """Return the share of a radius that may be lost, as a float."""
+    if not 0 < check_real("radius_loss", loss) < 1:
         raise ValueError(f"`radius_loss` must be in (0, 1), got {loss}.")
-    return 0.0 if loss is None else float(loss)
+    return float(loss)

@@ -13,6 +13,8 @@ from click.testing import CliRunner
 from adre_train.cli import main
 from adre_train.recipe import names
 from tcertify import classifiers
+from tcertify.cli.main import main as tcertify
+from tcertify.data.fashion_mnist import DEBIAN
 
 TINY = ["--set", "epochs=2", "--set", "k=1", "--set", "batch=512"]
 
@@ -103,6 +105,17 @@ def test_a_run_stops_at_a_step_goes_on_and_begins_another(tmp_path):
     assert begun.exit_code == 0, begun.output
 
 
+@pytest.mark.skipif(not DEBIAN.is_dir(), reason="dataset-fashion-mnist is not installed")
+def test_fashion_mnist_is_trained_on_and_certified_without_python(tmp_path):
+    done = invoke("fashion-mnist", "--out", tmp_path / "out", "--max-steps", 2, "--tensorboard")
+    assert done.exit_code == 0, done.output
+    assert list((tmp_path / "out" / "tensorboard").iterdir())
+    arguments = ["fashion-mnist", done.output.strip(), "0.5", str(tmp_path / "out.tsv")]
+    certified = CliRunner().invoke(tcertify, ["certify", *arguments, "--N", "100", "--max", "3"])
+    assert certified.exit_code == 0, certified.output
+    assert len((tmp_path / "out.tsv").read_text().splitlines()) == 4
+
+
 @pytest.mark.parametrize("recipe", ["cifar10", "imagenet"])
 def test_data_on_disk_must_be_named_and_there(tmp_path, recipe):
     missing = invoke(recipe, "--out", tmp_path / "out")
@@ -150,6 +163,94 @@ def test_a_bad_argument_ends_with_one_sentence(tmp_path, arguments, message):
     assert done.exit_code == 1, done.output
     assert message in done.output
     assert isinstance(done.exception, SystemExit)
+
+
+FAILING = """
+import numpy as np
+import torch
+from tcertify.data import TensorDataset
+
+def wants(root, split):
+    return None
+
+def raises(split):
+    rows = []
+    return rows[3]
+
+def bytes_as_floats(split):
+    return np.full((20, 1, 6, 6), 255.0, np.float32), np.arange(20) % 3
+
+def unchecked(split):
+    return TensorDataset("mine", 3, torch.full((20, 1, 6, 6), 255.0), torch.arange(20) % 3)
+
+def mislabelled(split):
+    return TensorDataset("mine", 3, torch.rand(20, 1, 6, 6), torch.arange(20) % 4)
+
+class Broken(TensorDataset):
+    def __getitem__(self, index):
+        return self.images[index] / 0 if index else self.nothing
+
+def broken(split):
+    return Broken("mine", 3, torch.rand(20, 1, 6, 6), torch.arange(20) % 3)
+
+def colours(num_classes):
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 3, 6), torch.nn.Flatten())
+
+class Failing(torch.nn.Linear):
+    def forward(self, images):
+        return super().forward(images.flatten(1))[:, : 3 // (len(images) == 1)]
+
+def failing(num_classes):
+    return Failing(36, num_classes)
+
+def huge(num_classes):
+    return torch.nn.Sequential(torch.nn.Flatten(), Scaled(36, num_classes))
+
+class Scaled(torch.nn.Linear):
+    def forward(self, images):
+        return super().forward(images) * torch.inf
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "message"),
+    [
+        ("dataset=failing:absent", [], "DATASET failing:absent: failing has no absent; it has "),
+        ("dataset=failing:wants", [], "DATASET failing:wants cannot be called as it is: missing"),
+        (
+            "dataset=failing:raises",
+            [],
+            "failed in failing.py, line 11, in raises:\n    return rows",
+        ),
+        ("dataset=failing:bytes_as_floats", [], "like bytes: divide them by 255."),
+        ("dataset=failing:unchecked", [], "of mine must have pixels in [0, 1], got 255: standard"),
+        ("dataset=failing:mislabelled", [], "of mine must have a label in [0, 3), got 3."),
+        ("dataset=failing:broken", [], "failing.py, line 24, in __getitem__:\n    return self.im"),
+        ("dataset=failing:broken", ["--workers", "1"], "failing.py, line 24, in __getitem__:\n"),
+        ("architecture=failing:colours", [], "does not fit mine/train, of shape (1, 6, 6)"),
+        ("architecture=failing:colours", ["--dry-run"], "does not fit my_training:data, of shape"),
+        (
+            "architecture=failing:failing",
+            [],
+            "failing.py, line 34, in forward:\n    return super()",
+        ),
+        ("architecture=failing:huge", [], "The loss is nan in epoch 1, step 1."),
+    ],
+)
+def test_a_failure_of_the_user_s_data_or_network_ends_with_his_line_and_a_sentence(
+    mine, monkeypatch, settings, options, message
+):
+    monkeypatch.delitem(sys.modules, "failing", raising=False)
+    Path("failing.py").write_text(FAILING)
+    done = invoke("digits", *TINY, *mine, "--set", settings, *options, "--out", "out")
+    assert done.exit_code == 1, done.output
+    assert message in done.output
+    assert "Traceback" not in done.output
+    assert isinstance(done.exception, SystemExit)
+    if "Your code failed" in done.output:
+        assert "`adre-train --traceback ...` shows all of it." in done.output
+        whole = invoke("digits", *TINY, *mine, "--set", settings, "--traceback", "--out", "other")
+        assert not isinstance(whole.exception, SystemExit)
 
 
 @pytest.mark.parametrize("out", ["file", "file/below", "/dev/null", "/proc/nowhere", "a" * 300])

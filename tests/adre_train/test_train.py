@@ -17,6 +17,7 @@ from torch import nn
 from adre_train import adre_risk, checkpoints
 from adre_train.attack import noisy_logits
 from adre_train.batches import held_out
+from adre_train.objective import draw
 from adre_train.recipe import Recipe
 from adre_train.train import train
 from tcertify.data import digits
@@ -288,6 +289,44 @@ def test_layout_and_compilation_change_rounding_and_nothing_else(tmp_path, data,
         torch.testing.assert_close(other[name], tensor, atol=1e-4, rtol=1e-3)
 
 
+def test_a_gradient_is_shortened_to_the_norm_asked_for(tmp_path):
+    data = few(10)
+    recipe = Recipe(
+        sigma=0.3, k=2, epochs=1, batch=10, lr=0.1, schedule="step", momentum=0.0,
+        weight_decay=0.0, clip=0.01,
+    )  # fmt: skip
+    before = network().state_dict()
+    after = weights(train(network(), data, recipe, tmp_path / "clipped"))
+    moved = [after[name] - before[name] for name, _ in network().named_parameters()]
+    norm = torch.linalg.vector_norm(torch.cat([change.flatten() for change in moved]))
+    assert norm == pytest.approx(0.1 * 0.01, rel=1e-4)
+    assert float(metrics(tmp_path / "clipped")[0]["gradient_norm"]) > 0.01
+    loose = weights(train(network(), data, dataclasses.replace(recipe, clip=1e3), tmp_path / "a"))
+    free = weights(train(network(), data, dataclasses.replace(recipe, clip=0.0), tmp_path / "b"))
+    assert same(loose, free)
+
+
+def test_tensorboard_gets_the_metrics_and_after_resuming_those_that_count(tmp_path, data):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(network(), data, SHORT, tmp_path, tensorboard=True, max_steps=6)
+    (tmp_path / "epoch-00002.json").unlink()  # as if it had been cut in epoch 2
+    train(network(), data, SHORT, tmp_path, tensorboard=True, resume=True)
+    seen = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    rows = metrics(tmp_path)
+    assert {*seen.Tags()["scalars"], "epoch"} == {name for name in rows[0] if rows[0][name]}
+    found = [(scalar.step, scalar.value) for scalar in seen.Scalars("loss")]
+    assert [step for step, _ in found] == [1, 2, 3]
+    assert [loss for _, loss in found] == pytest.approx([float(row["loss"]) for row in rows])
+
+
+def test_without_tensorboard_installed_a_sentence_says_how(tmp_path, data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "tcertify\[tensorboard\]"'):
+        train(network(), data, SHORT, tmp_path, tensorboard=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_there_must_be_something_to_resume(tmp_path, data):
     with pytest.raises(FileNotFoundError, match="holds no checkpoint to resume"):
         train(network(), data, SHORT, tmp_path, resume=True)
@@ -349,13 +388,15 @@ def test_a_weight_that_is_not_finite_is_never_written(tmp_path, data):
 
 def test_labels_outside_the_classes_are_refused(tmp_path, data):
     bad = dataclasses.replace(data, labels=data.labels + 5)
-    with pytest.raises(ValueError, match=r"`y` must be in \[0, 10\), got 1\d\."):
+    with pytest.raises(
+        ValueError, match=r"Image \d+ of digits/train must have a label in \[0, 10\), got 1\d\."
+    ):
         train(network(), bad, SHORT, tmp_path)
 
 
 def test_accumulated_parts_make_the_step_of_the_whole_batch(tmp_path, data):
-    """Without BatchNorm, and with noise too small to matter, parts and whole agree."""
-    recipe = dataclasses.replace(SHORT, sigma=1e-9, k=1, epochs=2, batch=30)
+    """Without BatchNorm; an image's noise does not depend on the part that it is in."""
+    recipe = dataclasses.replace(SHORT, epochs=2, batch=30)
 
     def linear():
         torch.manual_seed(0)
@@ -398,7 +439,7 @@ def test_without_momentum_and_schedule_a_step_is_plain_gradient_descent(tmp_path
     seen = weights(path)
     order = [data[int(i)] for i in permutation(recipe, 10)]
     x, y = torch.stack([image for image, _ in order]), torch.tensor([label for _, label in order])
-    noise = first_noise(recipe, x)
+    noise = draw(x, torch.from_numpy(permutation(recipe, 10)), recipe, epoch=0)
     loss = adre_risk(noisy_logits(by_hand.train(), x, noise), y, lam=0.2)
     loss.backward()
     for name, parameter in by_hand.named_parameters():
@@ -407,12 +448,6 @@ def test_without_momentum_and_schedule_a_step_is_plain_gradient_descent(tmp_path
 
 def permutation(recipe, count):
     return np.random.default_rng((recipe.seed, 0)).permutation(count)
-
-
-def first_noise(recipe, x):
-    key = np.random.SeedSequence((recipe.seed, 0, 0, 0)).generate_state(1, np.uint64)[0]
-    torch.manual_seed(int(key))
-    return recipe.sigma * torch.randn(recipe.k, *x.shape)
 
 
 TWO_PROCESSES = """
@@ -445,15 +480,15 @@ TWO_PROCESSES = """
     generator = torch.Generator().manual_seed(1)
     data = TensorDataset("toy", 3, torch.rand(COUNT, 1, 2, 2, generator=generator),
                          torch.arange(COUNT) % 3)
-    recipe = Recipe(sigma=SIGMA, k=1, epochs=3, batch=4, lr=0.1, accumulate=2)
+    recipe = Recipe(sigma=0.5, k=1, epochs=3, batch=4, lr=0.1, accumulate=2)
     train(Net(), data, recipe, folder, resume=deadly < 0)
     distributed.destroy_process_group()
 """
 
 
-def torchrun(tmp_path, folder, *, count=9, sigma=1e-9, deadly=0, processes=2):
+def torchrun(tmp_path, folder, *, count=9, deadly=0, processes=2):
     script = tmp_path / "script.py"
-    code = textwrap.dedent(TWO_PROCESSES).replace("COUNT", str(count)).replace("SIGMA", str(sigma))
+    code = textwrap.dedent(TWO_PROCESSES).replace("COUNT", str(count))
     script.write_text(f"import sys; sys.path[:0] = {sys.path!r}\n{code}")
     run = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     return subprocess.run(
@@ -479,16 +514,16 @@ def test_two_processes_take_the_steps_of_one_also_in_a_short_last_batch(tmp_path
 
 
 def test_a_dying_process_stops_all_and_the_run_resumes_to_the_same_bits(tmp_path):
-    whole = torchrun(tmp_path, tmp_path / "whole", sigma=0.5, count=8)
+    whole = torchrun(tmp_path, tmp_path / "whole", count=8)
     assert whole.returncode == 0, whole.stderr
-    # The noise of the two processes differs, as do their images.
+    # The two processes see different images.
     seen = [torch.load(tmp_path / "whole" / f"seen-{rank}") for rank in (0, 1)]
     assert not torch.equal(*seen)
-    died = torchrun(tmp_path, tmp_path / "cut", sigma=0.5, count=8, deadly=6)
+    died = torchrun(tmp_path, tmp_path / "cut", count=8, deadly=6)
     assert died.returncode != 0
     assert f"Signal {signal.SIGKILL.value}" in died.stderr
     assert checkpoints.latest(tmp_path / "cut").record["epoch"] == 1
-    resumed = torchrun(tmp_path, tmp_path / "cut", sigma=0.5, count=8, deadly=-1)
+    resumed = torchrun(tmp_path, tmp_path / "cut", count=8, deadly=-1)
     assert resumed.returncode == 0, resumed.stderr
     paths = [tmp_path / f / "epoch-00003.safetensors" for f in ("whole", "cut")]
     assert same(*map(weights, paths))

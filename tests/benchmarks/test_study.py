@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from benchmarks import study
-from benchmarks.study import PAIRS, STUDIES, Arm, Run, compare
+from benchmarks.study import PAIRS, STUDIES, Arm, Job, Run, compare
 
 DIGITS = dataclasses.replace(STUDIES["digits"], samples=100, images=50)
 IMAGES = 40
@@ -36,18 +36,43 @@ def runs(seeds=3):
     ]
 
 
+def job(folder, *, tuning=False, **changes):
+    recipe = dataclasses.replace(DIGITS.recipe, **{"epochs": 3, "k": 1, "sigma": 0.25} | changes)
+    return Job(DIGITS, Arm("ADRE_REG", recipe), 0, tuning, folder, "abc")
+
+
 @pytest.mark.parametrize("tuning", [False, True])
-def test_a_run_trains_and_certifies_and_comes_out_the_same_again(tuning):
-    recipe = dataclasses.replace(DIGITS.recipe, epochs=3, k=1, sigma=0.25)
-    job = (DIGITS, Arm("ADRE_REG", recipe), 0, tuning)
-    found = study.run(job)
+def test_a_run_trains_and_certifies_and_comes_out_the_same_again(tmp_path, tuning):
+    found = study.perform(job(tmp_path, tuning=tuning))
     assert (found.arm, found.sigma, found.seed) == ("ADRE_REG", 0.25, 0)
     assert found.votes.shape == (50, 11)
     assert (found.votes.sum(1) == 100).all()
     radii = {method: found.radius(method) for method in study.METHODS}
     assert 0.2 < (radii["certify"] >= 0).mean() < 1
     assert radii["joint"].mean() > radii["certify"].mean()
-    assert (study.run(job).votes == found.votes).all()
+    assert (study.perform(job(tmp_path, tuning=tuning)).votes == found.votes).all()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_is_kept_whole_and_not_repeated(tmp_path, monkeypatch):
+    asked = []
+
+    def perform(one):
+        asked.append(one)
+        return dataclasses.replace(made_up("ADRE_REG", 0.25, 0, 0.9), commit=one.commit)
+
+    monkeypatch.setattr(study, "perform", perform)
+    first, again = study.run(job(tmp_path / "runs")), study.run(job(tmp_path / "runs"))
+    assert len(asked) == 1
+    for one in (first, again):
+        assert (one.arm, one.sigma, one.seed, one.commit) == ("ADRE_REG", 0.25, 0, "abc")
+        assert (one.votes == made_up("ADRE_REG", 0.25, 0, 0.9).votes).all()
+    study.run(dataclasses.replace(job(tmp_path / "runs"), commit="later"))
+    assert len(asked) == 1
+    study.run(job(tmp_path / "runs", lam=0.2))
+    study.run(job(tmp_path / "runs", tuning=True))
+    study.run(dataclasses.replace(job(tmp_path / "runs"), seed=1))
+    assert len(asked) == len(list((tmp_path / "runs").iterdir())) == 4
 
 
 def test_every_comparison_is_of_arms_that_are_studied():
@@ -58,16 +83,15 @@ def test_every_comparison_is_of_arms_that_are_studied():
 def test_the_settings_of_a_method_are_those_that_certify_farthest_on_validation_images():
     asked = []
 
-    class Pool:
-        def map(self, function, jobs):
-            asked.extend(jobs)
-            return [
-                made_up(arm.name, arm.recipe.sigma, seed, 0.95 if arm.recipe.lam == 0.3 else 0.7)
-                for _, arm, seed, _ in jobs
-            ]
+    def tune(jobs):
+        asked.extend(jobs)
+        return [
+            made_up(arm.name, arm.recipe.sigma, seed, 0.95 if arm.recipe.lam == 0.3 else 0.7)
+            for arm, seed in jobs
+        ]
 
-    arms = study.choose(DIGITS, Pool())
-    assert all(tuning and seed == study.TUNING_SEED for _, _, seed, tuning in asked)
+    arms = study.choose(DIGITS, tune)
+    assert all(seed == study.TUNING_SEED for _, seed in asked)
     assert study.TUNING_SEED not in range(DIGITS.seeds)
     for sigma in DIGITS.sigmas:
         chosen = {arm.name: arm.recipe for arm in arms if arm.recipe.sigma == sigma}
@@ -108,7 +132,7 @@ def test_holm_multiplies_the_smallest_by_the_number_and_never_falls():
     assert study.holm([0.9, 0.8]) == [1.0, 1.0]
 
 
-def test_votes_runs_tables_and_picture_are_written_with_how_they_were_made(tmp_path):
+def test_runs_tables_and_pictures_are_written_with_how_they_were_made(tmp_path):
     arms = [Arm(name, dataclasses.replace(DIGITS.recipe, sigma=0.5)) for name in names()]
     made = runs()
     study.write(DIGITS, arms, made, {"command": "make study"}, tmp_path / "results")
@@ -120,6 +144,5 @@ def test_votes_runs_tables_and_picture_are_written_with_how_they_were_made(tmp_p
     assert content["runs"][0]["joint"] == pytest.approx(
         study.average_radius(made[0], "joint"), abs=1e-5
     )
-    votes = np.load(tmp_path / "results" / "study.npz")["votes"]
-    assert (votes == np.stack([one.votes for one in made])).all()
-    assert (tmp_path / "results" / "study.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("study.png", "study_bounds.png"):
+        assert (tmp_path / "results" / picture).read_bytes().startswith(b"\x89PNG")

@@ -83,6 +83,24 @@ def test_a_checkpoint_with_a_nan_weight_is_refused(small, tmp_path):
         load_published(build("cifar-resnet20", 10), path)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch announces both
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda weight: weight.to_sparse(),
+        lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8),
+        lambda weight: weight.to("meta"),
+    ],
+    ids=["sparse", "quantised", "meta"],
+)
+def test_a_weight_that_is_no_plain_array_is_refused(tmp_path, other):
+    model = torch.nn.Linear(3, 2)
+    path = tmp_path / "weights.pt"
+    torch.save({**model.state_dict(), "weight": other(model.weight.detach())}, path)
+    with pytest.raises(ValueError, match=r"holds no plain array of numbers for 'weight'\."):
+        load_published(model, path)
+
+
 @pytest.mark.parametrize("name", ["page.pt", "page.safetensors"])
 def test_a_file_that_is_no_checkpoint_is_named_with_its_size(small, tmp_path, name):
     path = tmp_path / name

@@ -86,6 +86,13 @@ def test_lenet_takes_grey_images_of_28_pixels():
     assert model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
 
 
+def test_the_small_networks_take_the_images_of_their_data_set():
+    for name, side, parameters in (("digits", 8, 43_050), ("fashion-mnist", 28, 105_866)):
+        model = models.build(name, 10)
+        assert sum(p.numel() for p in model.parameters()) == parameters
+        assert model(torch.rand(2, 1, side, side)).shape == (2, 10)
+
+
 def test_another_standardisation_can_be_asked_for():
     plain = models.build("cifar-resnet20", 10, "none")
     assert torch.equal(plain[0](torch.ones(1, 3, 2, 2)), torch.ones(1, 3, 2, 2))
@@ -95,5 +102,5 @@ def test_another_standardisation_can_be_asked_for():
 
 
 def test_an_unknown_architecture_is_named_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"one of cifar-resnet20, .*digits, got 'vgg'\."):
+    with pytest.raises(ValueError, match=r"one of cifar-resnet20, .*fashion-mnist, got 'vgg'\."):
         models.build("vgg", 10)

@@ -25,6 +25,25 @@ def test_an_error_of_the_users_code_is_shown_as_its_last_line(tmp_path):
     assert text.endswith("`tcertify --traceback COMMAND ...` shows all of it.")
 
 
+def test_an_error_in_a_process_that_reads_images_is_the_users_all_the_same(tmp_path):
+    from torch.utils.data import DataLoader
+
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "class Data:\n"
+        "    def __len__(self):\n        return 2\n"
+        "    def __getitem__(self, index):\n        raise ValueError('no such\\n file')\n"
+    )
+    scope = {"__name__": "mine"}
+    exec(compile(path.read_text(), str(path), "exec"), scope)
+    error = raised(lambda: list(DataLoader(scope["Data"](), num_workers=1)))
+    assert explain(error, {}, "adre-train --traceback ...") == (
+        f"Your code failed in {path}, line 5, in __getitem__:\n"
+        "    raise ValueError('no such\\n file')\n"
+        "ValueError: no such file. `adre-train --traceback ...` shows all of it."
+    )
+
+
 def test_a_network_of_librarys_parts_alone_is_named():
     from torch import nn, zeros
 

@@ -26,6 +26,17 @@ def folder(tmp_path_factory):
         Network(), images(), sigma=0.5, out=folder / "a.run", n0=20, n=200, method="certify"
     )
     export_run(table, folder / "a.tsv")
+    for number in (1, 2):
+        certify_dataset(
+            Network(),
+            images(),
+            sigma=number / 4,
+            out=folder / f"shard-{number}.run",
+            n0=20,
+            n=200,
+            method="certify",
+            shard=(number, 2),
+        )
     (folder / "torn.run").write_bytes((folder / "a.run").read_bytes()[:9000])
     return folder
 
@@ -149,6 +160,23 @@ MISTAKES = [
     (["recertify", "a.run", "--alpha", "0"], "--alpha must be in (0, 1), got 0.0"),
     (["recertify", "a.run", "--out", "a.tsv"], "exists; give --overwrite"),
     (["recertify", "a.run", "--out", "nowhere/a.tsv"], "nowhere/a.tsv"),
+    (certify("--shard", "3/2"), "it must be I/N with I from 1 to N, got '3/2'"),
+    (certify("--shard", "x/y"), "it must be I/N with I from 1 to N, got 'x/y'"),
+    (
+        certify("--shard", "1/13", "--seed", "0"),
+        "--shard must have at most as many parts as images",
+    ),
+    (certify("--shard", "1/2"), "--seed must not be random for a --shard"),
+    (["merge", "--out", "m.run"], "Missing argument 'RUN...'"),
+    (["merge", "a.run", "a.run"], "Missing option '--out'"),
+    (["merge", "a.run", "--out", "m.run"], "RUN... must be at least two run files to merge, got 1"),
+    (["merge", "a.run", "missing.run", "--out", "m.run"], "missing.run"),
+    (["merge", "a.run", "a.tsv", "--out", "m.run"], "`a.tsv` is not a run file"),
+    (["merge", "a.run", "torn.run", "--out", "m.run"], "torn.run"),
+    (["merge", "a.run", "a.run", "--out", "a.tsv"], "`a.tsv` exists"),
+    (["merge", "a.run", "a.run", "--out", "no/m.run"], "Cannot create `no/m.run`: No such file"),
+    (["merge", "shard-1.run", "shard-2.run", "--out", "m.run"], "sigma is 0.25 in `shard-1.run`"),
+    (["merge", "shard-1.run", "shard-1.run", "--out", "m.run"], "--shard 2/2` makes 6 (images 1,"),
     (["export", "a.run", "--out", "/dev/full", "--format", "csv"], "/dev/full"),
     (["export", "a.run"], "Missing option '--out'"),
     (["table"], "Missing argument"),

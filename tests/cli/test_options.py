@@ -4,11 +4,18 @@ import click
 import pytest
 
 from tcertify.certificates import METHODS
+from tcertify.classifiers.standardise import CONSTANTS
 from tcertify.cli import options
+from tcertify.data.by_name import NAMES
 
 
 def test_the_methods_are_those_that_certify():
     assert options.METHODS == METHODS
+
+
+def test_the_names_that_complete_are_those_that_load():
+    assert options.DATASETS == NAMES
+    assert (*CONSTANTS,) == options.CONSTANTS
 
 
 def test_radii_are_numbers_between_commas():
@@ -20,3 +27,10 @@ def test_radii_are_numbers_between_commas():
 def test_data_options_load_a_data_set():
     wanted = options.DataOptions("tests.tiny:images", "test", None, None, None, None)
     assert len(wanted.load()) == 12
+
+
+def test_a_shard_is_two_numbers():
+    assert options.Shard().convert("2/8", None, None) == (2, 8)
+    assert options.Shard().convert((2, 8), None, None) == (2, 8)
+    with pytest.raises(click.BadParameter, match="I/N with I from 1 to N, got '9/8'"):
+        options.Shard().convert("9/8", None, None)

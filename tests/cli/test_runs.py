@@ -326,3 +326,117 @@ def test_num_classes_is_for_data_that_does_not_say_it(run):
     assert "--num-classes must be given" in run("certify", *arguments, "a.tsv", *FEW).output
     result = run("certify", *arguments, "b.tsv", *FEW, "--num-classes", 3)
     assert result.exit_code == 0, result.output
+
+
+def test_shards_say_what_they_are_and_merge_to_the_run(run, tmp_path):
+    options = (*FEW, "--seed", 3)
+    whole = run("certify", *ARGUMENTS, "whole.tsv", *options)
+    for number in (1, 2):
+        result = run("certify", *ARGUMENTS, f"{number}.tsv", *options, "--shard", f"{number}/2")
+        assert result.exit_code == 0, result.output
+        assert ": shard: 6 of 12 images\nradius 0 " in result.stdout
+        assert "(shard: 6 of 12 images) is not the whole run: merge it" in result.stdout
+    merged = run("merge", "1.tsv.run", "2.tsv.run", "--out", "merged.run")
+    assert merged.exit_code == 0, merged.output
+    assert merged.stdout == whole.stdout
+    assert merged.stderr == f"merged 2 files; wrote {tmp_path / 'merged.run'}\n"
+
+
+@pytest.fixture
+def shard(run):
+    assert run("predict", *ARGUMENTS, "p.tsv", "--shard", "1/2", "--seed", 1).exit_code == 0
+    assert run("certify", *ARGUMENTS, "a.tsv", *FEW, "--shard", "1/2", "--seed", 1).exit_code == 0
+    return "a.tsv.run"
+
+
+def test_every_reader_says_that_a_run_is_a_shard(run, shard):
+    said = "shard: 6 of 12 images"
+    for arguments in (
+        ("table", shard),
+        ("table", shard, "--method", "joint", "--method", "certify", "--format", "latex"),
+        ("compare", shard, shard),
+        ("recertify", shard, "--alpha", 0.01),
+        ("export", shard, "--out", "b.tsv"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 0, result.output
+        assert said in result.output, arguments
+    assert said in run("table", shard).stdout
+    assert "; it is a shard of a run of 12 images" in run("verify", shard).stdout
+    assert json.loads(run("verify", shard, "--json").stdout)["shard_of"] == 12
+    assert json.loads(run("recertify", shard, "--json").stdout)["shard_of"] == 12
+    assert (
+        "shard: 6 of 12 images"
+        in run("predict", *ARGUMENTS, "p.tsv", "--resume", "--shard", "1/2").stdout
+    )
+
+
+@pytest.mark.parametrize("shard", ["3/2", "0/2", "x/y", "1", "1/", "/2", "-1/2", "1/2/3", "²/3"])
+def test_what_is_no_shard_is_wrong_usage(run, tmp_path, shard):
+    result = run("certify", *ARGUMENTS, "a.tsv", *FEW, "--shard", shard)
+    assert result.exit_code == 2
+    assert f"it must be I/N with I from 1 to N, got '{shard}'." in result.stderr
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_shard_of_too_few_images_or_of_a_random_seed_is_refused(run, tmp_path):
+    result = run("certify", *ARGUMENTS, "a.tsv", *FEW, "--seed", 1, "--shard", "1/13")
+    assert "Error: --shard must have at most as many parts as images" in result.stderr
+    result = run("certify", *ARGUMENTS, "a.tsv", *FEW, "--shard", "1/3")
+    assert "Error: --seed must not be random for a --shard, since" in result.stderr
+    assert result.exit_code == 1
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_merging_nothing_or_one_file_is_refused(run, shard, tmp_path):
+    assert run("merge", "--out", "b.run").exit_code == 2
+    assert run("merge", shard).exit_code == 2
+    result = run("merge", shard, "--out", "b.run")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: RUN... must be at least two run files to merge, got 1.\n"
+    result = run("merge", shard, shard, "--out", "b.run")
+    assert result.exit_code == 1
+    assert "`tcertify certify ... --seed 1 --shard 2/2` makes 6 (images 1, 3" in result.stderr
+    assert not (tmp_path / "b.run").exists()
+
+
+def test_merging_ends_with_a_status_of_its_own_where_images_failed(run, tmp_path):
+    data = [images()[i] for i in range(4)]
+    data[1] = torch.full((1, 2, 2), torch.nan), 0
+    for number in (1, 2):
+        out = tmp_path / f"{number}.run"
+        certify_dataset(
+            Network(), data, sigma=0.5, out=out, n=500, num_classes=3, shard=(number, 2)
+        )
+    result = run("merge", "1.run", "2.run", "--out", "merged.run")
+    assert result.exit_code == 3
+    assert "1 images failed" in result.stderr
+    assert (tmp_path / "merged.run").exists()
+
+
+def test_charged_noise_is_told_recorded_and_verified(run, tmp_path):
+    result = run("certify", *ARGUMENTS, "a.tsv", *FEW, "--charge-noise", "--seed", 3)
+    line = "Gaussian noise as drawn has n tau = 1.3e-05, which alpha was charged for"
+    assert line in result.stdout.splitlines()[1]
+    assert read_run(tmp_path / "a.tsv.run").settings.charge_noise
+    assert line in run("verify", "a.tsv.run").stdout
+    assert line in run("recertify", "a.tsv.run").stdout
+    assert json.loads(run("verify", "a.tsv.run", "--json").stdout)["charge_noise"]
+    refused = run("recertify", "a.tsv.run", "--alpha-curve", "a.png")
+    assert "--alpha-curve cannot be drawn for a run with --charge-noise." in refused.stderr
+
+
+def test_noise_that_was_not_charged_is_told_when_it_is_verified(run):
+    certified = run("certify", *ARGUMENTS, "a.tsv", *FEW, "--seed", 3, "--json")
+    assert 0 < json.loads(certified.stdout)["n_tau"] < 1e-4
+    said = run("verify", "a.tsv.run").stdout
+    assert "n tau = 1.3e-05: a certificate may be wrong with probability alpha exp(n tau)" in said
+    refused = run("certify", *ARGUMENTS, "b.tsv", *FEW, "--noise", "integer", "--charge-noise")
+    assert "--charge-noise is for Gaussian noise" in refused.stderr
+
+
+def test_verify_says_beforehand_that_bounds_of_many_votes_take_long(run, monkeypatch):
+    run("certify", *ARGUMENTS, "a.tsv", *FEW[:4])
+    assert "minutes" not in run("verify", "a.tsv.run").stderr
+    monkeypatch.setattr("tcertify.cli.runs._LONG", 0)
+    assert "12 joint bounds of 500 votes may take up to 0 min" in run("verify", "a.tsv.run").stderr

@@ -191,6 +191,7 @@ def test_a_label_of_ten_is_refused(tmp_path, version, monkeypatch):
         (lambda: python(0, code=b"O8"), "it holds elements of type b'O8'"),
         (lambda: python(0, shape=(3072, N)), r"holds uint8 of shape \(3072, 20\)"),
         (lambda: pickle.dumps({b"labels": [1]}), "data"),
+        (lambda: b"\x80\x02}r\xff\xff\xff\x7f.", "it numbers an object 2147483647"),
         (
             lambda: pickle.dumps({b"data": bytearray(N * 3072), b"labels": [0]}, protocol=2),
             "it asks for",

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcertify.errors import RunFileError
-from tcertify.runs import export_run, read_run, recertify_run, verify_run
+from tcertify.runs import export_run, merge_runs, read_run, recertify_run, verify_run
 from tcertify.runs.file import RunFile
 from tests.fuzz.mutations import NUMBERS, damaged, values
 from tests.runs.forge import forge_columns, forge_head
@@ -44,6 +44,14 @@ def every_way_in(path):
             enter(path)
         except RunFileError as error:
             assert str(path) in str(error)
+    merged, sound = path.with_suffix(".merged"), path.with_suffix(".sound")
+    sound.write_bytes(CONTENT)
+    for other in (path, sound):
+        try:
+            merge_runs([other, path], merged)
+            merged.unlink()
+        except RunFileError as error:
+            assert str(path) in str(error) or str(merged) in str(error)
     try:
         table = read_run(path)
     except RunFileError:

@@ -87,6 +87,8 @@ async def _visit(page, folder):
     for dark in (False, True):
         await page.look(width=400, height=800, dark=dark)
         await page.until("innerWidth == 400 && document.documentElement.scrollWidth == 400")
+        arrow = await page.value("getComputedStyle(find('select.bk-input')).backgroundImage")
+        assert (arrow == "none") == dark  # Bokeh's arrow is black; the browser's own can be seen
         picture = folder / "page.png"
         picture.write_bytes(await page.screenshot())
         with Image.open(picture) as image:
@@ -179,3 +181,9 @@ def test_predictions_and_runs_without_an_image_are_refused(tmp_path):
         tiny.certify(tmp_path / "b.run", on_progress=interrupt)
     with pytest.raises(RunFileError, match="holds no image yet"):
         write_page(tmp_path / "b.run", tmp_path / "b.html")
+
+
+def test_the_page_of_a_shard_says_so(tmp_path):
+    tiny.certify(tmp_path / "a.run", Network(), photographs(), shard=(2, 3))
+    write_page(tmp_path / "a.run", tmp_path / "a.html")
+    assert "not a whole run, but a shard: 4 of 12 images" in document(tmp_path / "a.html")

@@ -64,3 +64,11 @@ def test_a_log_that_says_it_stopped_early_is_known_as_such(tmp_path):
     write_log(tmp_path / "e.tsv", **columns, seconds=[0, 0], method="joint-early")
     result = read_result(tmp_path / "e.tsv")
     assert (result.stopped_early, result.radii, result.method) == (True, None, "joint")
+
+
+def test_a_shard_is_called_one(tmp_path):
+    path = tmp_path / "a.run"
+    certify_dataset(Network(), images(), sigma=0.5, out=path, n0=20, n=200, shard=(1, 3))
+    assert read_result(path).name == "a (shard: 4 of 12 images)"
+    (result,) = read_results([path], ["certify"])
+    assert (result.name, result.shard_of) == ("certify (shard: 4 of 12 images)", 12)

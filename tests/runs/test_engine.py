@@ -327,3 +327,10 @@ def test_the_fastest_execution_is_found_for_a_model_on_an_image(tmp_path, tuned)
     with pytest.raises(TypeError, match="`execution` must be an Execution, got 'fast'"):
         certify(tmp_path / "a.run", execution="fast")
     assert tuned == []
+
+
+def test_shards_and_workers_do_not_tune_each_for_itself(tmp_path, tuned):
+    for where in ({"shard": (1, 2)}, {"cluster": object()}):
+        with pytest.raises(ValueError, match="would find another one in each place"):
+            certify(tmp_path / "a.run", execution="fastest", seed=3, **where)
+    assert tuned == []

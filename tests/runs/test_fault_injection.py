@@ -3,10 +3,10 @@
 import pytest
 
 from tcertify.errors import RunFileError
-from tcertify.runs import export_run, read_run
-from tcertify.runs.file import RunFile
+from tcertify.runs import export_run, merge_runs, read_run
+from tcertify.runs.file import RunFile, RunWriter
 from tests import faults
-from tests.runs.test_file import row, writer
+from tests.runs.test_file import PARAMETERS, row, writer
 
 ROWS = [row(i) for i in range(7)]
 
@@ -71,6 +71,30 @@ def disturb_exports(folder, kind):
     print(sum(faults.at_every_call(mode, export, OSError, check) for mode in faults.MODES))
 
 
+def disturb_merges(folder):
+    """Print at how many calls a merge was disturbed, all ways together."""
+    parts = [folder / "1.run", folder / "2.run"]
+    for number, path in enumerate(parts):
+        plan = [new.image_id for new in ROWS[number::2]]
+        with RunWriter(path, PARAMETERS, {}, plan, whole=range(7)) as file:
+            file.add(ROWS[number::2])
+    out = folder / "out.run"
+
+    def check(n, ended):
+        written = ended in (faults.UNDISTURBED, faults.RECOVERED)
+        assert out.exists() or not written
+        assert ended == faults.KILLED or not out.with_name("out.run.part").exists()
+        if not out.exists():
+            merge_runs(parts, out)
+        assert rows_of(out) == ROWS
+        out.unlink()
+
+    def merge(n):
+        merge_runs(parts, out)
+
+    print(sum(faults.at_every_call(mode, merge, RunFileError, check) for mode in faults.MODES))
+
+
 @pytest.mark.parametrize("mode", faults.MODES)
 def test_a_run_that_is_disturbed_at_any_call_ends_with_the_rows_of_an_undisturbed_one(
     library, tmp_path, mode
@@ -91,5 +115,14 @@ def test_an_export_that_is_disturbed_at_any_call_leaves_the_old_file_or_the_new_
 from pathlib import Path
 from tests.runs.test_fault_injection import disturb_exports
 disturb_exports(Path({str(tmp_path)!r}), {kind!r})
+"""
+    assert int(faults.run(library, code)) >= 4 * len(faults.MODES)
+
+
+def test_a_merge_that_is_disturbed_at_any_call_leaves_no_file_or_a_whole_one(library, tmp_path):
+    code = f"""
+from pathlib import Path
+from tests.runs.test_fault_injection import disturb_merges
+disturb_merges(Path({str(tmp_path)!r}))
 """
     assert int(faults.run(library, code)) >= 4 * len(faults.MODES)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tcertify.errors import RunFileError
-from tcertify.runs.lock import Lock
+from tcertify.runs.lock import Lock, check_unlocked
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,3 +68,25 @@ def test_a_pipe_in_the_place_of_the_lock_is_refused_at_once(run):
     os.mkfifo(f"{run}.lock")
     with pytest.raises(RunFileError, match="is no lock of a run"):
         Lock(run)
+
+
+def test_a_reader_is_told_that_a_run_is_being_written_and_by_whom(run):
+    check_unlocked(run)
+    assert [*run.parent.iterdir()] == []
+    lock = Lock(run)
+    with pytest.raises(RunFileError, match=rf"a\.run` is being written by pid {os.getpid()} on"):
+        check_unlocked(run)
+    lock.release()
+    check_unlocked(run)
+
+
+@pytest.mark.parametrize("content", ["pid 1 on elsewhere\n", "", "precious"])
+def test_a_lock_that_nobody_holds_does_not_stop_a_reader(run, content):
+    Path(f"{run}.lock").write_text(content)
+    check_unlocked(run)
+    assert Path(f"{run}.lock").read_text() == content
+
+
+def test_a_link_in_the_place_of_the_lock_locks_nothing(run):
+    Path(f"{run}.lock").symlink_to("/dev/zero")
+    check_unlocked(run)

@@ -127,7 +127,7 @@ def test_what_a_data_set_notes_is_stored_with_the_run(path):
 def test_a_run_says_whether_memory_was_kept(tmp_path, monkeypatch):
     from contextlib import nullcontext
 
-    monkeypatch.setattr("tcertify.runs.engine.kept", lambda: nullcontext(True))
+    monkeypatch.setattr("tcertify.runs.machine.kept", lambda: nullcontext(True))
     assert certify(tmp_path / "a.run").environment["memory_kept"] is True
-    monkeypatch.setattr("tcertify.runs.engine.kept", lambda: nullcontext(False))
+    monkeypatch.setattr("tcertify.runs.machine.kept", lambda: nullcontext(False))
     assert certify(tmp_path / "b.run").environment["memory_kept"] is False

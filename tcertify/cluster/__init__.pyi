@@ -1,0 +1,1 @@
+from .ray import Ray as Ray
