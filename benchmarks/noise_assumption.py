@@ -21,8 +21,8 @@ from scipy.stats import binom
 
 from benchmarks import parser_of
 from tcertify.bounds import clopper_pearson_lower, clopper_pearson_lower_complement
+from tcertify.bounds.charge import BEND
 from tcertify.sampling import GaussianNoise
-from tcertify.sampling.noise import BEND
 
 TABLE = Path(__file__).parent / "results/noise_assumption.tsv"
 ALPHAS = (1e-3, 1e-12)
@@ -36,8 +36,8 @@ def lost_tail(size, bits=32):
 
 
 def bend(size):
-    """At most the total variation that the polynomials cost, by Pinsker's inequality. `BEND` is the
-    root mean square bend of a pair, which `kernels/fit_normal.py` prints.
+    """About the most that the total variation which the polynomials cost can be, by Pinsker's
+    inequality. `BEND` bounds the root mean square bend of a pair: `kernels/fit_normal.py`.
     """
     return math.sqrt(size / 2) * BEND / 2
 

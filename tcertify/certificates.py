@@ -66,6 +66,16 @@ class Certificates:
     def __len__(self) -> int:
         return len(self.predicted)
 
+    def only(self, where: NDArray[np.bool_] | bool) -> Certificates:
+        """The certificates of the inputs that `where` holds for; the others abstain."""
+        return replace(
+            self,
+            predicted=np.where(where, self.predicted, ABSTAIN),
+            radius=np.where(where, self.radius, 0.0),
+            p_a_lower=np.where(where, self.p_a_lower, 0.0),
+            p_b_upper=np.where(where, self.p_b_upper, 1.0),
+        )
+
     def __getitem__(self, index: Any) -> Certificates:
         """The certificates of a part of the inputs."""
         arrays = ("predicted", "radius", "p_a_lower", "p_b_upper", "n")

@@ -46,7 +46,8 @@ class Certificate:
     counts : int64 array (C,)
         Votes of the estimation sample.
     invalid : int
-        Estimation votes lost to NaN logits; part of `n`, given to no class.
+        Estimation votes lost to NaN logits; part of `n`, given to no class. Under integer noise
+        also draws that tie, so that one is enough to abstain.
     n0, n : int
         Selection and estimation samples.
     alpha, sigma, method, seed
@@ -62,7 +63,10 @@ class Certificate:
         this sum of squares, or less. None under Gaussian noise, and where it abstains.
     n_tau : float or None
         Under Gaussian noise, which is not drawn exactly, the certificate is wrong with probability
-        at most ``alpha * exp(n_tau)`` (docs/guarantees.md); None under integer noise.
+        at most ``charged_alpha * exp(n_tau)`` (docs/guarantees.md); None under integer noise.
+    charged_alpha : float
+        What `counts` were certified at: `alpha`, or where `charge_noise` was asked for under
+        Gaussian noise so much less that ``charged_alpha * exp(n_tau)`` is at most `alpha`.
     """
 
     predicted: int
@@ -83,6 +87,7 @@ class Certificate:
     levels: int | None
     squared_levels: int | None
     n_tau: float | None
+    charged_alpha: float
 
 
 class SmoothedClassifier:
@@ -110,6 +115,9 @@ class SmoothedClassifier:
         0.3 levels, and Gaussian noise for every other; the certificate says which.
     levels : int, optional
         Grey levels above 0; 255, for images of 8 bits, without it.
+    charge_noise : bool
+        Certify and predict under Gaussian noise at so small a level that failure as drawn has
+        probability at most alpha. Nothing is charged under integer noise.
     seed : int
         From 0 to 2^64 - 1.
     batch_size : int, optional
@@ -133,6 +141,7 @@ class SmoothedClassifier:
         *,
         noise: str = "auto",
         levels: int | None = None,
+        charge_noise: bool = False,
         seed: int = 0,
         batch_size: int | None = None,
         device: torch.device | str | None = None,
@@ -141,7 +150,7 @@ class SmoothedClassifier:
     ) -> None:
         from tcertify.classifiers import Classifier  # these load torch
         from tcertify.sampling.defects import check_codes
-        from tcertify.sampling.noise import choose_noise
+        from tcertify.sampling.noise import check_charge, choose_noise
 
         self._allow = frozenset(allow)
         check_codes(self._allow)
@@ -152,6 +161,8 @@ class SmoothedClassifier:
         )
         self._noise_of = partial(choose_noise, noise, sigma, seed, levels=levels)
         self._noise_of()  # which checks them all
+        check_charge(charge_noise, noise)
+        self._charge_noise = charge_noise
         self._limit(batch_size)
 
     def certify(
@@ -202,6 +213,7 @@ class SmoothedClassifier:
             raise ValueError(f"`x` must be one image (C, H, W), got shape {tuple(x.shape)}.")
         sampler = self._sampler_of(x)
         noise = sampler.noise
+        level = self._level(noise, n, x, alpha)
         self._look(x[None], sampler)
         image_id = _image_id(x) if image_id is None else image_id
         selection = sampler.count(x[None], [image_id], 0, n0, SELECTION)[0]
@@ -212,13 +224,13 @@ class SmoothedClassifier:
             counts,
             top,
             sigma=noise.sigma,
-            alpha=alpha,
+            alpha=level,
             method=method,
             grid=grid,
             invalid=invalid,
-        )
-        n_tau = noise.n_tau(n, x.numel(), alpha)
-        if n_tau is not None and n_tau > MOST_OWED:
+        ).only(noise.levels is None or not invalid)  # whose vote a tie is, nobody knows
+        n_tau = noise.n_tau(n, x.numel(), level)
+        if n_tau is not None and n_tau > MOST_OWED and not self._charge_noise:
             warnings.warn(owed(n_tau), stacklevel=2)
         radius = float(result.radius)
         return Certificate(
@@ -240,6 +252,7 @@ class SmoothedClassifier:
             levels=noise.levels,
             squared_levels=_squared_levels(radius, noise.levels),
             n_tau=n_tau,
+            charged_alpha=level,
         )
 
     def predict(self, x: Tensor, n: int = 1000, alpha: float = 0.001) -> NDArray[np.int64]:
@@ -266,18 +279,24 @@ class SmoothedClassifier:
         from tcertify.sampling import PREDICTION
 
         self._classifier.check_images(x)
-        check_alpha("alpha", alpha)
-        n = check_whole("n", n)
-        votes = np.zeros((len(x), self._classifier.num_classes + 1), np.int64)
+        alpha, n = check_alpha("alpha", alpha), check_whole("n", n)
+        predicted = np.full(len(x), ABSTAIN)
         of: dict[Sampler, list[int]] = {}
         for place, image in enumerate(x):
             of.setdefault(self._sampler_of(image), []).append(place)
         for sampler, places in of.items():
             images = x[places]
+            level = self._level(sampler.noise, n, images[0], alpha)
             self._look(images, sampler)
             ids = [_image_id(image) for image in images]
-            votes[places] = sampler.count(images, ids, 0, n, PREDICTION)
-        return predict_counts(votes[:, :-1], alpha)
+            votes = sampler.count(images, ids, 0, n, PREDICTION)
+            sure = (votes[:, -1] == 0) | (sampler.noise.levels is None)
+            predicted[places] = np.where(sure, predict_counts(votes[:, :-1], level), ABSTAIN)
+        return predicted
+
+    def _level(self, noise: Noise, n: int, x: Tensor, alpha: float) -> float:
+        """Return the level at which votes on an image support alpha."""
+        return noise.charged_alpha(n, x.numel(), alpha) if self._charge_noise else alpha
 
     def _sampler_of(self, x: Tensor) -> Sampler:
         """Return the sampler of the noise that suits an image."""
@@ -329,7 +348,7 @@ class Smooth:
         From 0 to 2^64 - 1; the same call gives the same answer.
     method : {"joint", "t-certify", "certify"}
         As in `certify_counts`; "certify" is the one of Cohen et al. (2019).
-    noise, levels, device, execution, allow
+    noise, levels, charge_noise, device, execution, allow
         As in `SmoothedClassifier`.
 
     Notes
@@ -351,6 +370,7 @@ class Smooth:
         *,
         noise: str = "auto",
         levels: int | None = None,
+        charge_noise: bool = False,
         seed: int = 0,
         method: str = "joint",
         device: torch.device | str | None = None,
@@ -371,6 +391,7 @@ class Smooth:
             sigma,
             noise=noise,
             levels=levels,
+            charge_noise=charge_noise,
             seed=seed,
             device=device,
             execution=execution,

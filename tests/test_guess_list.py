@@ -38,6 +38,7 @@ def test_every_test_file_has_the_name_of_a_module():
         "imports.py",
         "public_api.py",
         "runs/fault_injection.py",
+        "runs/charged_runs.py",
         "runs/faults.py",
         "runs/forged.py",
         "runs/format.py",

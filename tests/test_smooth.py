@@ -16,6 +16,7 @@ from scipy.stats import binomtest
 from torch import nn
 
 from tcertify import ABSTAIN, Smooth, SmoothedClassifier, certify_counts, predict_counts
+from tcertify.bounds import charged_alpha
 from tcertify.errors import VoidCertificateError
 
 
@@ -443,3 +444,36 @@ def test_a_helper_that_certify_would_not_call_cannot_be_replaced_alone(helper, m
         type("Own", (Smooth,), {helper: lambda self, *arguments: None})
     with pytest.raises(TypeError, match="which `predict` of Smooth"):
         type("Own", (Smooth,), dict.fromkeys(["_sample_noise", "certify"]))
+
+
+def test_a_charged_certificate_is_that_of_its_level(network, x):
+    plain, charged = (
+        SmoothedClassifier(network, 3, 0.5, charge_noise=charge).certify(x, 10, 300)
+        for charge in (False, True)
+    )
+    assert plain.charged_alpha == plain.alpha == charged.alpha == 0.001
+    assert charged.charged_alpha == charged_alpha(0.001, 300, x.numel())
+    assert charged.charged_alpha * math.exp(charged.n_tau) == pytest.approx(0.001, rel=1e-12)
+    again = certify_counts(charged.counts, charged.top, sigma=0.5, alpha=charged.charged_alpha)
+    assert charged.counts.tolist() == plain.counts.tolist()
+    assert charged.radius == float(again.radius) < plain.radius
+
+
+def test_predictions_are_charged_by_the_noise_of_each_image(network, x, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "tcertify.smooth.predict_counts",
+        lambda votes, level: seen.append(level) or [0] * len(votes),
+    )
+    SmoothedClassifier(network, 3, 0.5, charge_noise=True).predict(torch.stack([x, GREY, x]), 100)
+    assert seen == [charged_alpha(0.001, 100, 12), 0.001]
+
+
+def test_integer_noise_is_not_charged_and_cannot_be(network):
+    found = SmoothedClassifier(network, 3, 0.5, charge_noise=True).certify(GREY, 10, 300)
+    assert (found.noise, found.charged_alpha) == ("integer", 0.001)
+    with pytest.raises(ValueError, match="`charge_noise` is for Gaussian noise"):
+        SmoothedClassifier(network, 3, 0.5, charge_noise=True, noise="integer")
+    smooth = Smooth(network, 3, 0.5, noise="gaussian", charge_noise=True)
+    with pytest.raises(ValueError, match="cannot pay"):
+        smooth.certify(GREY, 10, 1000, 1e-17, 100)

@@ -3,7 +3,8 @@
     python docs/figures/early_stopping.py FOLDER_WITH_LOGS
 
 prints a table, then what may not be read from a run that stopped early (average certified radius
-and abstentions beside those of the full run), and draws docs/figures/early_stopping.png. A log
+and abstentions beside those of the full run), then what an exact recursion over the looks would
+save, and draws docs/figures/early_stopping.png. A log
 says which radius CERTIFY gave each image, and so which count it had: p_A is drawn from the
 posterior of that count. The log does not say who the runner-up was. Two cases are shown: the worst
 one, in which one rival has all that A has not (p_B = 1 - p_A), and a plausible one, p_B = 0.6 (1 -
@@ -11,11 +12,14 @@ p_A). An abstention hides its count; its p_A is drawn between 0.3 and 0.5. All d
 seeds.
 """
 
+import math
 import sys
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.special import ndtr
+from scipy.stats import binom
 
 from tcertify.certificates import certify_counts
 from tcertify.logs.audit import smallest_counts
@@ -57,17 +61,17 @@ def votes_at_all_looks(p_a, p_b):
     return path
 
 
-def stopped(path, radii, sigma, method, wanted):
+def stopped(path, radii, sigma, method, wanted, schedule=SCHEDULE):
     """(samples used, running best radius) of each image."""
     size = len(path[N])
     used, radius, open_rows, so_far = np.zeros(size), np.zeros(size), np.arange(size), None
-    for index, look in enumerate(SCHEDULE.looks):
+    for index, look in enumerate(schedule.looks):
         votes = path[look][open_rows]
         progress = decide(
             votes,
             0,
             index,
-            schedule=SCHEDULE,
+            schedule=schedule,
             sigma=sigma,
             radii=radii,
             method=method,
@@ -87,6 +91,65 @@ def stopped(path, radii, sigma, method, wanted):
 def cells(radius, radii):
     """Which cell of the grid each radius falls in; an abstention is below the first."""
     return np.where(radius > 0, np.searchsorted(radii, radius, side="right"), 0)
+
+
+def ever_certified(schedule, p):
+    """P(some look's bound of p_A reaches p) at p_A = p, by recursion over (look, N_A)."""
+    alive, low, seen, reached = np.ones(1), 0, 0, 0.0
+    for n, level in zip(schedule.looks, schedule.levels, strict=True):
+        step = n - seen
+        reach = 9 * math.sqrt(step * p * (1 - p)) + 20
+        first, last = max(0, int(step * p - reach)), min(step, int(step * p + reach))
+        alive = np.convolve(alive, binom.pmf(np.arange(first, last + 1), step, p))
+        low, seen = low + first, n
+        counts = low + np.arange(len(alive))
+        inside = binom.sf(counts - 1, n, p) > level  # where the bound stays below p
+        reached += alive[~inside].sum()
+        alive = alive[inside]
+        left_out = min(int(np.searchsorted(np.cumsum(alive), 1e-12)), len(alive) - 1)
+        reached += alive[:left_out].sum()  # so that the sum is above the probability
+        alive, low = alive[left_out:], low + left_out
+    return reached
+
+
+def stretched(radii, sigma):
+    """Half of alpha for the last look, and all levels as much larger as every target allows."""
+    schedule, low, high = Schedule.geometric(N, ALPHA, final_share=0.5), 1.0, 2.0
+    for _ in range(10):
+        middle = (low + high) / 2
+        tried = Schedule(schedule.looks, tuple(middle * level for level in schedule.levels))
+        worst = max(ever_certified(tried, p) for p in ndtr(np.asarray(radii) / sigma))
+        low, high = (middle, high) if worst <= ALPHA else (low, middle)
+    return Schedule(schedule.looks, tuple(low * level for level in schedule.levels))
+
+
+def recursion(folder):
+    """Print what the union bound leaves of alpha, and the samples that CERTIFY would save."""
+    targets = (0.0, 0.5, 1.0, 2.0, 3.0, 3.5)
+    spent = [ever_certified(SCHEDULE, p) / ALPHA for p in ndtr(targets)]
+    assert max(spent) <= 1
+    print("\n| radius / sigma | " + " | ".join(f"{z:g}" for z in targets) + " |")
+    print("|---" * (len(targets) + 1) + "|")
+    print("| spent of alpha | " + " | ".join(f"{share:.3f}" for share in spent) + " |")
+    print("\n| log | grid | union bound | recursion | fewer |\n|---|---|---|---|---|")
+    for file in sorted(Path(folder).glob("*.tsv")):
+        sigma = float(file.stem.rpartition("_")[2])
+        p_a, _ = images_of(read_log(file), sigma)
+        path, everything = votes_at_all_looks(p_a, 1 - p_a), np.ones(len(p_a), dtype=bool)
+        top, lost = np.zeros(len(p_a), dtype=int), N - path[N].sum(1)
+        full = certify_counts(
+            path[N], top, sigma=sigma, alpha=ALPHA, method="certify", invalid=lost
+        )
+        for step in (0.25, 0.5):
+            radii, row, means = np.arange(0, 4.5 * sigma, step), [], []
+            for schedule in (SCHEDULE, stretched(radii, sigma)):
+                used, radius = stopped(path, radii, sigma, "certify", everything, schedule)
+                changed = cells(radius, radii) != cells(full.radius, radii)
+                means.append(used.mean())
+                row.append(f"{used.mean():,.0f} ({500 * changed.mean():.1f})")
+            name = f"{file.stem.split('_')[0]}, sigma {sigma:g} | {step:g}"
+            fewer = f"{100 * (1 - means[1] / means[0]):.1f} %"
+            print(f"| {name} | " + " | ".join((*row, fewer)) + " |", flush=True)
 
 
 def main(folder):
@@ -137,6 +200,7 @@ def main(folder):
         acr = ((radius * right).mean() for radius in (whole, early))
         shown = *acr, (whole == 0).mean(), (early == 0).mean()
         print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in shown) + " |")
+    recursion(folder)
     draw(bars)
 
 

@@ -48,6 +48,10 @@ _MOST_CURVES = 6
 #: Exit status of a run in which images failed or votes were lost.
 FAILED = 3
 
+#: What a joint bound of 10^7 votes may take on one core, with two classes (docs/joint.md), and the
+#: power of n that it grows with; what is worth a word before it begins.
+_JOINT_SECONDS, _JOINT_POWER, _LONG = 0.25, 0.83, 60
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -58,6 +62,7 @@ class RunOptions:
     alpha: float
     noise: str
     levels: int | None
+    charge_noise: bool
     seed: int | str
     shard: tuple[int, int] | None
     expect_accuracy: float | None
@@ -95,6 +100,11 @@ _run_options = together(
         "--levels",
         type=int,
         help="Grey levels above 0 of integer noise.  [default: the data set's, else 255]",
+    ),
+    click.option(
+        "--charge-noise",
+        is_flag=True,
+        help="Make up for Gaussian noise that is not drawn exactly, by a smaller level.",
     ),
     click.option(
         "--seed",
@@ -310,6 +320,7 @@ def verify(
         name = "--replay" if replay else "--fresh"
         raise click.UsageError(f"{name} needs --dataset and --model.")
     inputs: dict[str, Any] = {}
+    _say_how_long(run)
     if replay or fresh:
         device = model.found_device()
         inputs = {"dataset": images.load(), "model": model.load(device), "device": device}
@@ -322,7 +333,8 @@ def verify(
         summary += f"; it is a shard of a run of {report.shard_of} images"
     replayed = f"replayed images {[*report.replayed]}: at most {report.moved} votes moved"
     sampled = f"sampled images {[*report.fresh]} again under seed {report.fresh_seed}"
-    told = [summary, *([replayed] if replay else []), *([sampled] if fresh else [])]
+    drawn = _drawn(report.n_tau, report.charge_noise)
+    told = [summary, *drawn, *([replayed] if replay else []), *([sampled] if fresh else [])]
     emit(
         {
             "run": str(run),
@@ -335,6 +347,8 @@ def verify(
             "moved": report.moved,
             "fresh": [*report.fresh],
             "fresh_seed": report.fresh_seed,
+            "n_tau": report.n_tau,
+            "charge_noise": report.charge_noise,
         },
         "\n".join([*report.findings, *told]),
         as_json=as_json,
@@ -418,6 +432,8 @@ def _draw_alpha_curve(
     from tcertify.runs import read_votes
     from tcertify.statistics import alpha_curve
 
+    if table.settings.charge_noise:
+        raise click.UsageError("--alpha-curve cannot be drawn for a run with --charge-noise.")
     votes, label = read_votes(run, groups)
     settings, radii = table.settings, certified_table([Result.of_run(table)]).radii
     few = radii[:: -(-len(radii) // _MOST_CURVES)]
@@ -515,6 +531,7 @@ def _run(
                 alpha=options.alpha,
                 noise=options.noise,
                 levels=options.levels,
+                charge_noise=options.charge_noise,
                 seed=options.seed,
                 out=options.run,
                 indices=indices,
@@ -566,6 +583,30 @@ def _noise_named(settings: Settings) -> str:
     if settings.levels is None:
         return f"{settings.noise} noise"
     return f"{settings.noise} noise on {settings.levels} grey levels"
+
+
+def _say_how_long(path: Path) -> None:
+    """Say so if the bounds of a run may take minutes to compute again."""
+    from tcertify.runs import read_run
+
+    table = read_run(path)
+    if table.method == "joint":
+        bounds = _JOINT_SECONDS * ((table.n / 1e7) ** _JOINT_POWER).sum()
+        if bounds > _LONG:
+            tell(
+                f"{len(table)} joint bounds of {table.settings.n} votes may take up to"
+                f" {bounds / 60:.0f} minutes of one core, where two classes share the votes"
+            )
+
+
+def _drawn(n_tau: float | None, charged: bool) -> list[str]:
+    """Return a line that says what Gaussian noise, which is not drawn exactly, does to alpha."""
+    if n_tau is None:
+        return []
+    noise = f"Gaussian noise as drawn has n tau = {n_tau:.2g}"
+    if charged:
+        return [f"{noise}, which alpha was charged for"]
+    return [f"{noise}: a certificate may be wrong with probability alpha exp(n tau)"]
 
 
 def _say_interrupted(options: RunOptions, planned: int) -> None:
@@ -623,10 +664,17 @@ def _emit_table(table: RunTable, *, as_json: bool, **files: str) -> None:
         f" {_noise_named(table.settings)}: {table.part or f'{len(result)} images'}"
     )
     settings = table.settings
-    noise = {"noise": settings.noise, "levels": settings.levels, "seed": settings.seed}
+    noise = {
+        "noise": settings.noise,
+        "levels": settings.levels,
+        "seed": settings.seed,
+        "n_tau": table.n_tau,
+        "charge_noise": settings.charge_noise,
+    }
+    drawn = _drawn(table.n_tau, True) if settings.charge_noise else []
     emit(
         {**files, **noise, **shown.records()[0]},
-        "\n".join([heading, *_lines(shown)]),
+        "\n".join([heading, *drawn, *_lines(shown)]),
         as_json=as_json,
     )
 

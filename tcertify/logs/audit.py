@@ -30,6 +30,9 @@ _SLACK = 1e-9
 #: Odds that a verdict needs: a thousand to one.
 _EVIDENCE_NEEDED = 3.0
 
+#: How the names of methods end whose radii are not those of plain CERTIFY at alpha.
+_NOT_PLAIN = ("-charged", "-early", "-planned")
+
 #: Beyond this many sigmas no radius can be: Phi(-38.6) is below the smallest float.
 _LARGEST = 38.6
 
@@ -233,9 +236,7 @@ def _other_methods(log: Log) -> tuple[str, ...]:
     return tuple(
         name
         for name in log.methods
-        if name.endswith(("-early", "-planned"))
-        or name in known
-        or re.fullmatch("top-[0-9]+", name)
+        if name in known or re.fullmatch("top-[0-9]+", name) or name.endswith(_NOT_PLAIN)
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +30,7 @@ from tcertify.sampling.defects import (
 )
 from tcertify.sampling.memory import is_out_of_memory, kept
 from tcertify.sampling.noise import MOST_OWED, owed
+from tcertify.statistics.planning import check_useful
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,16 @@ class Machine:
     def __init__(
         self, classifier: Classifier, dataset: Dataset, job: Job, memory_kept: bool
     ) -> None:
-        self.job = job
         self._classifier, self._dataset = classifier, dataset
         self._shape: torch.Size | None = None
-        settings = job.settings
-        self.sampler = Sampler(classifier, settings.noise_source(), batch_size=job.batch_size)
+        self.job, noise = job, job.settings.noise_source()
+        self.sampler = Sampler(classifier, noise, batch_size=job.batch_size)
         self._state = classifier.parts().state
         warnings, probed = self._check_classifier()
         self._shape = None if probed is None else probed.pixels.shape
-        self.warnings = [*getattr(dataset, "notes", ()), *warnings, *_owed(settings, probed)]
+        settings = _of_shape(job.settings, self._shape)
+        self.job = replace(job, settings=settings)
+        self.warnings = [*getattr(dataset, "notes", ()), *warnings, *_owed(settings)]
         made_with = provenance(classifier, dataset, job.whole, job.allow, probed)
         self.parameters = {**asdict(settings), **made_with}
         self.environment = environment(self.sampler, memory_kept)
@@ -194,8 +196,19 @@ def noted(images: Iterable[Loaded], sink: Sink) -> Iterator[Loaded]:
         yield image
 
 
-def _owed(settings: Settings, probed: Loaded | None) -> list[str]:
+def _of_shape(settings: Settings, shape: torch.Size | None) -> Settings:
+    """Return the settings for images of a shape, charged for its noise if that was asked."""
+    if shape is None:
+        if settings.charge_noise:
+            raise StoppedError("`charge_noise` needs the size of an image, and none is whole.")
+        return settings
+    settings = settings.of_shape(shape)
+    if settings.charge_noise and not settings.predicts:
+        check_useful(settings.n, settings.look_levels[-1], method=settings.method)
+    return settings
+
+
+def _owed(settings: Settings) -> list[str]:
     """Return a warning where the noise as it is drawn may cost more than 1 % of alpha."""
-    size = 0 if probed is None else probed.pixels.numel()
-    n_tau = settings.noise_source().n_tau(settings.n, size, settings.alpha)
+    n_tau = None if settings.charge_noise else settings.n_tau
     return [] if n_tau is None or n_tau <= MOST_OWED else [owed(n_tau)]

@@ -62,7 +62,6 @@ def provenance(
         "probe": None if probed is None or _VARYING & {*allow} else _probe(classifier, probed),
         **asdict(classifier.execution),
         "tf32_of_torch": _tf32_of_torch(classifier),
-        "shape": None if probed is None else [*probed.pixels.shape],
         "allow": sorted(set(allow)),
         "model": classifier.fingerprint(),
         "data": data_fingerprint(dataset, sorted(whole)),

@@ -40,9 +40,10 @@ def recertify_run(
     """Return the table of a run for another question, from the votes that it keeps.
 
     Each certificate is wrong with probability at most `alpha` if all arguments were chosen without
-    a look at the votes. No new sample is drawn. A run that stopped early keeps its looks; their
-    levels are scaled to `alpha`, and the best look counts. Its images were stopped where the
-    run's own method and alpha had decided them, so another choice certifies at most that far.
+    a look at the votes. No new sample is drawn, and a run that charges for its noise still does. A
+    run that stopped early keeps its looks; their levels are scaled to `alpha`, and the best look
+    counts. Its images were stopped where the run's own method and alpha had decided them, so
+    another choice certifies at most that far.
 
     Parameters
     ----------
@@ -121,7 +122,7 @@ def read_votes(
     """Return the estimation votes of a run and the label of each image, shape (M,).
 
     What the functions of `tcertify.statistics` take. The votes of an image that failed are all
-    invalid, which certifies nothing.
+    invalid, which certifies nothing, and so are those of an image with a tie of integer noise.
 
     Parameters
     ----------
@@ -142,7 +143,13 @@ def read_votes(
         rows = [row for batch in _batches(run) for row in batch]
     nothing = np.zeros(run.settings.num_classes + 1, np.int64)
     nothing[-1] = run.settings.n
-    columns = np.array([nothing if row.error is not None else row.looks[0] for row in rows])
+    ties = run.settings.levels is not None
+    columns = np.array(
+        [
+            nothing if row.error is not None or (ties and row.invalid) else row.looks[0]
+            for row in rows
+        ]
+    )
     labels = np.array([row.label for row in rows], dtype=np.int64)
     votes = Votes.from_columns(
         columns.reshape(-1, len(nothing)), np.array([max(row.top, 0) for row in rows], np.int64)
@@ -194,7 +201,7 @@ class _Question:
 
     def at(self, alpha: float) -> _Question:
         """The same question at another alpha."""
-        levels = self.before.schedule.scaled(alpha).levels
+        levels = self.before.schedule.scaled(self.before.charged(alpha)).levels
         return replace(self, after=replace(self.after, alpha=alpha, look_levels=levels))
 
     @property
@@ -264,7 +271,7 @@ class _Question:
         settings = self.after
         found = certify_top_k(
             votes, self.top_k, sigma=settings.sigma, alpha=settings.look_levels[0]
-        )
+        ).only(settings.are_sure(votes))
         arrays = found.predicted, found.radius, found.p_a_lower, found.p_b_upper
         return np.array([*zip(*arrays, strict=True)], CERTIFICATE)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,7 +18,8 @@ from tcertify._checks import (
     check_real,
     check_whole,
 )
-from tcertify.certificates import METHODS, certify_votes, predict_counts
+from tcertify.bounds import charge
+from tcertify.certificates import ABSTAIN, METHODS, certify_votes, predict_counts
 from tcertify.radius import largest_integer_change
 from tcertify.statistics.allocation import check_loss, check_sizes, plan_for_loss, plan_sizes
 from tcertify.statistics.planning import largest_radius
@@ -38,6 +40,12 @@ MAX_N = 2**32
 
 #: Looks of an image, and numbers that the votes of one image are made of: (looks, C + 1).
 MAX_LOOKS, MAX_VOTES = 10_000, 2**22
+
+#: An image has no more axes, and no longer ones.
+MAX_AXES, MAX_SIDE = 8, 2**24
+
+#: Other versions of the elementary functions may round a level otherwise, by less than this.
+_ROUNDING = 1e-9
 
 #: Noise is added in float32; beyond these its products are no normal numbers any more.
 _LEAST_SIGMA, _MOST_SIGMA = 1e-30, 1e30
@@ -62,6 +70,8 @@ class Settings:
     are the radii that early stopping decides. ``radius_loss`` is the share of its radius that an
     image may lose to a plan, which then chooses its samples among ``sizes``; the one look is after
     these. ``noise`` is one of `KINDS`; ``levels`` are the grey levels above 0 of integer noise.
+    ``shape`` is that of an image, None until one was seen. Under ``charge_noise`` the levels of the
+    looks are so much smaller that alpha holds under Gaussian noise as it is drawn.
     """
 
     num_classes: int
@@ -75,6 +85,8 @@ class Settings:
     radii: tuple[float, ...] | None = None
     noise: str = "gaussian"
     levels: int | None = None
+    charge_noise: bool = False
+    shape: tuple[int, ...] | None = None
     radius_loss: float | None = None
     sizes: tuple[int, ...] | None = None
 
@@ -101,8 +113,25 @@ class Settings:
                 f" {MAX_VOTES} numbers for each image."
             )
         self._check_plan()
-        if self.schedule.alpha > self.alpha:
-            raise ValueError(f"`look_levels` must not sum to more than alpha = {self.alpha}.")
+        self._check_charge()
+        if self.schedule.alpha > self.charged(self.alpha) * (1 + _ROUNDING * self.charge_noise):
+            charged = ", charged for the noise" if self.charge_noise else ""
+            raise ValueError(
+                f"`look_levels` must not sum to more than alpha = {self.alpha}{charged}."
+            )
+
+    def _check_charge(self) -> None:
+        if type(self.charge_noise) is not bool:
+            raise ValueError(
+                f"`charge_noise` must be true or false, got {self.charge_noise!r:.70}."
+            )
+        if self.charge_noise and self.noise != "gaussian":
+            raise ValueError(f"`charge_noise` is for Gaussian noise, got {self.noise} noise.")
+        if self.shape is not None:
+            if not 0 < len(self.shape) <= MAX_AXES:
+                raise ValueError(f"`shape` must name 1 to {MAX_AXES} sides.")
+            for side in self.shape:
+                check_whole("shape", side, maximum=MAX_SIDE)
 
     def _check_levels(self) -> None:
         from tcertify_kernels.integer_noise import check_levels, reach
@@ -138,6 +167,7 @@ class Settings:
         seed: int = 0,
         noise: str = "gaussian",
         levels: int | None = None,
+        charge_noise: bool = False,
     ) -> Settings:
         """Return the settings of a new run, with early stopping when radii are given, and with a
         plan for each image when a radius loss is.
@@ -156,6 +186,7 @@ class Settings:
             radii=None if radii is None else tuple(radii),
             noise=noise,
             levels=levels,
+            charge_noise=charge_noise,
             radius_loss=radius_loss,
             sizes=None if radius_loss is None else plan_sizes(n, alpha),
         )
@@ -174,12 +205,15 @@ class Settings:
         if missing:
             raise ValueError(f"`{missing[0]}` is missing.")
         values = {name: parameters[name] for name in names}
-        for name in ("looks", "look_levels", "radii", "sizes"):
+        for name in ("looks", "look_levels", "radii", "shape", "sizes"):
             if isinstance(values[name], list) and len(values[name]) <= MAX_LOOKS:
                 values[name] = tuple(values[name])
             elif name in ("looks", "look_levels") or values[name] is not None:
                 raise ValueError(f"`{name}` must be at most {MAX_LOOKS} numbers.")
-        return cls(**values)
+        settings = cls(**values)
+        if settings.charge_noise and settings.shape is None:
+            raise ValueError("`charge_noise` says nothing without `shape`.")
+        return settings
 
     @property
     def predicts(self) -> bool:
@@ -193,8 +227,13 @@ class Settings:
 
     @property
     def ending(self) -> str:
-        """What a log adds to the method of a run whose images had samples of different number."""
-        return "-early" if self.radii is not None else "-planned" if self.sizes is not None else ""
+        """What a log adds to the method of a run whose images had samples of different number, or
+        whose alpha paid for its noise.
+        """
+        samples = (
+            "-early" if self.radii is not None else "-planned" if self.sizes is not None else ""
+        )
+        return f"-charged{samples}" if self.charge_noise else samples
 
     @property
     def claim(self) -> str:
@@ -212,6 +251,35 @@ class Settings:
     def schedule(self) -> Schedule:
         """The looks with their levels."""
         return Schedule(self.looks, self.look_levels)
+
+    @property
+    def size(self) -> int | None:
+        """Numbers of an image, where its shape is known."""
+        return None if self.shape is None else math.prod(self.shape)
+
+    @property
+    def n_tau(self) -> float | None:
+        """The exponent by which Gaussian noise as drawn may raise the levels; None under integer
+        noise, and where no image was seen.
+        """
+        if self.noise != "gaussian" or self.size is None:
+            return None
+        return charge.n_tau(self.schedule.alpha, self.n, self.size)
+
+    def of_shape(self, shape: Sequence[int]) -> Settings:
+        """Return the settings for images of a shape, charged for their noise if that was asked."""
+        known = replace(self, shape=tuple(shape), charge_noise=False)
+        if not self.charge_noise or known.size is None:
+            return known
+        level = charge.charged_alpha(self.alpha, self.n, known.size)
+        levels = self.schedule.scaled(level).levels
+        return replace(known, charge_noise=True, look_levels=levels)
+
+    def charged(self, alpha: float) -> float:
+        """Return what the levels of the looks may sum to."""
+        if not self.charge_noise or self.size is None:
+            return alpha
+        return charge.charged_alpha(alpha, self.n, self.size)
 
     def ends(self, selection: NDArray[np.int64], label: int) -> tuple[int, ...]:
         """Return the samples after which the votes of an image are looked at, from its selection
@@ -266,16 +334,25 @@ class Settings:
         A prediction certifies no radius: it holds 0, and the bounds that say nothing.
         """
         result = np.zeros(len(votes), CERTIFICATE)
+        sure = self.are_sure(votes)
         if self.predicts:
-            result["predicted"] = predict_counts(votes.counts, self.alpha)
+            predicted = predict_counts(votes.counts, self.look_levels[0])
+            result["predicted"] = np.where(sure, predicted, ABSTAIN)
             result["p_b"] = 1
             return result
         for index in np.unique(look):
             rows = look == index
             found = certify_votes(
                 votes[rows], sigma=self.sigma, alpha=self.look_levels[index], method=self.method
-            )
+            ).only(sure[rows])
             arrays = found.predicted, found.radius, found.p_a_lower, found.p_b_upper
             for name, array in zip(CERTIFICATE.names or (), arrays, strict=True):
                 result[name][rows] = array
         return result
+
+    def are_sure(self, votes: Votes) -> NDArray[np.bool_]:
+        """Return which votes (M,) are all known. Whose vote a draw of integer noise is that ties,
+        nobody knows: to leave it out would lower the share of a rival too.
+        """
+        sure: NDArray[np.bool_] = (votes.invalid == 0) | (self.levels is None)
+        return sure

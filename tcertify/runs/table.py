@@ -17,10 +17,7 @@ from numpy.typing import NDArray
 
 from tcertify.radius import radius_in_norm
 from tcertify.runs.file import RunFile
-from tcertify.runs.settings import Settings
-
-#: An image has no more axes, and no longer ones.
-_MOST_AXES, _MOST_SIDE = 8, 2**24
+from tcertify.runs.settings import MAX_AXES, MAX_SIDE, Settings
 
 _COLUMNS = {
     "image_id": np.int64,
@@ -144,6 +141,14 @@ class RunTable:
         return None if size is None else radius_in_norm(self.radius, math.inf, size)
 
     @property
+    def n_tau(self) -> float | None:
+        """What Gaussian noise as drawn may do: a certificate is wrong with probability at most
+        ``alpha * exp(n_tau)``, and alpha itself where the settings charge for it. None under
+        integer noise, which owes nothing, and where no image was whole.
+        """
+        return self.settings.n_tau
+
+    @property
     def stopped_early(self) -> bool:
         """Whether images were sampled only until their cell of the settings' radii was decided."""
         return self.settings.radii is not None
@@ -223,8 +228,8 @@ def table_of(run: RunFile) -> RunTable:
 
 def _size(shape: Any) -> int | None:
     """Return how many numbers an image of a recorded shape has, if it is one."""
-    if not isinstance(shape, list) or not 0 < len(shape) <= _MOST_AXES:
+    if not isinstance(shape, list) or not 0 < len(shape) <= MAX_AXES:
         return None
-    if not all(type(side) is int and 0 < side <= _MOST_SIDE for side in shape):
+    if not all(type(side) is int and 0 < side <= MAX_SIDE for side in shape):
         return None
     return math.prod(shape)

@@ -49,6 +49,10 @@ class Report:
         Images that were sampled again under new noise.
     fresh_seed : int or None
         Its seed.
+    n_tau : float or None
+        Under Gaussian noise, the exponent by which the noise as drawn may raise alpha.
+    charge_noise : bool
+        Whether the certificates were made at so small a level that alpha holds nevertheless.
     """
 
     verified: int
@@ -60,6 +64,8 @@ class Report:
     moved: int = 0
     fresh: tuple[int, ...] = ()
     fresh_seed: int | None = None
+    n_tau: float | None = None
+    charge_noise: bool = False
 
 
 def verify_run(
@@ -76,7 +82,8 @@ def verify_run(
 
     A row is supported when its votes have the sizes that the run states and when its class, its
     radius and its bounds are no better than what the run's method and alpha give for these votes.
-    (Radii are compared with a slack of 1e-9 of their size: versions of scipy round differently.)
+    (Radii are compared with a slack of 1e-9 of their size, as versions of scipy round differently;
+    what they say in integers is compared as it is.)
 
     Parameters
     ----------
@@ -158,7 +165,15 @@ def _verified(run: RunFile) -> Report:
     planned = set(run.plan)
     findings += [f"Image {image}: it is not in the plan." for image in sorted(seen - planned)]
     shard_of = len(run.whole) if run.is_shard else None
-    return Report(verified, tuple(findings), failed, len(planned - seen), shard_of)
+    return Report(
+        verified,
+        tuple(findings),
+        failed,
+        missing=len(planned - seen),
+        shard_of=shard_of,
+        n_tau=run.settings.n_tau,
+        charge_noise=run.settings.charge_noise,
+    )
 
 
 def _chunks(run: RunFile) -> Iterator[list[Row]]:
@@ -189,6 +204,13 @@ def _unsupported(rows: list[Row], settings: Settings) -> Iterator[tuple[int, str
     columns = np.array([row.looks[row.look] for row in whole])
     tops = np.array([max(row.top, 0) for row in whole])
     found = settings.certificates(Votes.from_columns(columns, tops), looks)
-    for row, certificate in zip(whole, found, strict=True):
+    most = settings.squared_levels(found["radius"])
+    for row, certificate, squares in zip(whole, found, most, strict=True):
         for text in too_good(row, certificate):
             yield row.image_id, text
+        if row.squared_levels is not None and row.squared_levels > squares:
+            yield (
+                row.image_id,
+                f"Image {row.image_id}: squared_levels {row.squared_levels}, but its votes support"
+                f" only {squares}.",
+            )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tcertify._checks import check_choice, check_positive, check_whole
+from tcertify.bounds import charge
 from tcertify_kernels import add_integer_noise, add_noise, check_grid
 from tcertify_kernels.integer_noise import MAX_REACH, check_levels, reach
 
@@ -26,12 +27,6 @@ LEVELS = 255
 
 #: A larger `n_tau` is worth a warning: alpha may be off by this part of it.
 MOST_OWED = 0.01
-
-#: What the largest normal that is drawn leaves out: the probability of a longer pair.
-LOST_TAIL = 2.0**-65
-#: Root mean square bend of the density of a pair of normals, in its radius and in its angle: the
-#: errors of the fitted polynomials (docs/kernels.md).
-BEND = math.hypot(5.8e-8, 2.6e-8)
 
 
 class Noise(Protocol):
@@ -79,6 +74,9 @@ class Noise(Protocol):
         """Return what the noise as drawn may do to alpha: a certificate of `n` samples of `size`
         numbers fails with probability at most ``alpha * exp(n_tau)``; None where it is alpha.
         """
+
+    def charged_alpha(self, n: int, size: int, alpha: float) -> float:
+        """Return the level at which votes under this noise, as it is drawn, support `alpha`."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +130,13 @@ class GaussianNoise:
         Examples
         --------
         >>> round(GaussianNoise(0.5).n_tau(100_000, 3 * 224 * 224, 0.001), 4)
-        0.0205
+        0.0197
         """
-        pairs = n * math.ceil(size / 2)
-        return pairs * LOST_TAIL + math.sqrt(2 * pairs * math.log(1 / alpha)) * BEND
+        return charge.n_tau(alpha, n, size)
+
+    def charged_alpha(self, n: int, size: int, alpha: float) -> float:
+        """Return a level below alpha, as `tcertify.bounds.charged_alpha` does."""
+        return charge.charged_alpha(alpha, n, size)
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,10 @@ class IntegerNoise:
     def n_tau(self, n: int, size: int, alpha: float) -> None:
         """Return None: nothing is owed."""
 
+    def charged_alpha(self, n: int, size: int, alpha: float) -> float:
+        """Return alpha: nothing is owed."""
+        return alpha
+
 
 def make_noise(kind: str, sigma: float, seed: int = 0, levels: int | None = None) -> Noise:
     """Return the noise of one kind; `levels` are those of integer noise."""
@@ -257,8 +262,17 @@ def owed(n_tau: float) -> str:
     """Return the warning that `n_tau` is large."""
     return (
         "The Gaussian noise as drawn is not exactly Gaussian: a certificate may be wrong with up to"
-        f" {math.exp(n_tau):.4g} times alpha. Integer noise has no such error."
+        f" {math.exp(n_tau):.4g} times alpha. `charge_noise` makes up for it; integer noise has no"
+        " such error."
     )
+
+
+def check_charge(charge_noise: bool, noise: str) -> None:
+    """Refuse to charge for the errors of a noise that is known to have none."""
+    if charge_noise and noise == IntegerNoise.kind:
+        raise ValueError(
+            "`charge_noise` is for Gaussian noise: integer noise is drawn without any error."
+        )
 
 
 def is_on_grid(images: Tensor, levels: int) -> bool:

@@ -412,3 +412,31 @@ def test_merging_ends_with_a_status_of_its_own_where_images_failed(run, tmp_path
     assert result.exit_code == 3
     assert "1 images failed" in result.stderr
     assert (tmp_path / "merged.run").exists()
+
+
+def test_charged_noise_is_told_recorded_and_verified(run, tmp_path):
+    result = run("certify", *ARGUMENTS, "a.tsv", *FEW, "--charge-noise", "--seed", 3)
+    line = "Gaussian noise as drawn has n tau = 1.3e-05, which alpha was charged for"
+    assert line in result.stdout.splitlines()[1]
+    assert read_run(tmp_path / "a.tsv.run").settings.charge_noise
+    assert line in run("verify", "a.tsv.run").stdout
+    assert line in run("recertify", "a.tsv.run").stdout
+    assert json.loads(run("verify", "a.tsv.run", "--json").stdout)["charge_noise"]
+    refused = run("recertify", "a.tsv.run", "--alpha-curve", "a.png")
+    assert "--alpha-curve cannot be drawn for a run with --charge-noise." in refused.stderr
+
+
+def test_noise_that_was_not_charged_is_told_when_it_is_verified(run):
+    certified = run("certify", *ARGUMENTS, "a.tsv", *FEW, "--seed", 3, "--json")
+    assert 0 < json.loads(certified.stdout)["n_tau"] < 1e-4
+    said = run("verify", "a.tsv.run").stdout
+    assert "n tau = 1.3e-05: a certificate may be wrong with probability alpha exp(n tau)" in said
+    refused = run("certify", *ARGUMENTS, "b.tsv", *FEW, "--noise", "integer", "--charge-noise")
+    assert "--charge-noise is for Gaussian noise" in refused.stderr
+
+
+def test_verify_says_beforehand_that_bounds_of_many_votes_take_long(run, monkeypatch):
+    run("certify", *ARGUMENTS, "a.tsv", *FEW[:4])
+    assert "minutes" not in run("verify", "a.tsv.run").stderr
+    monkeypatch.setattr("tcertify.cli.runs._LONG", 0)
+    assert "12 joint bounds of 500 votes may take up to 0 min" in run("verify", "a.tsv.run").stderr

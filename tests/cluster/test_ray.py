@@ -69,12 +69,17 @@ def test_a_run_on_workers_is_the_run_of_one_process_but_for_its_record_of_worker
     assert table.settings.levels == 255
 
 
-def test_an_image_with_many_samples_is_cut_over_the_workers(cluster, tmp_path, monkeypatch):
+@pytest.mark.parametrize("charge_noise", [False, True])
+def test_an_image_with_many_samples_is_cut_over_the_workers(
+    cluster, tmp_path, monkeypatch, charge_noise
+):
     monkeypatch.setattr("tcertify.cluster.ray.CUT", 1)
     options = {"n": 20_000, "radii": [0.0, 0.5], "batch_size": 128, "indices": [0, 3, 4]}
+    options["charge_noise"] = charge_noise
     certify(tmp_path / "a.run", **options)
     on_ray(tmp_path / "b.run", **options)
     assert told(tmp_path / "b.run") == told(tmp_path / "a.run")
+    assert verify_run(tmp_path / "b.run").findings == ()
 
 
 def test_a_worker_that_is_killed_is_replaced_and_its_shard_cast_again(cluster, tmp_path, path):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import config, njit
 
+from tcertify.bounds.charge import BEND, LARGEST_BEND
 from tcertify_kernels import _batch, _noise_numba, _noise_torch, add_integer_noise, add_noise, noise
 from tests import reference
 from tests.kernels import on_cpu
@@ -178,13 +179,31 @@ def test_ordinary_words_give_the_normals_that_they_gave_before_the_tail_was_leng
     assert hashlib.sha256(out.numpy().tobytes()).hexdigest() == DIGEST
 
 
-def test_the_coefficients_are_those_of_the_fit():
+def fit_normal():
     import importlib.util
 
     path = on_cpu.KERNELS.parent / "fit_normal.py"
     spec = importlib.util.spec_from_file_location("fit_normal", path)
     fit = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fit)
+    return fit
+
+
+def test_the_bend_of_the_density_is_proved():
+    polynomials = [
+        [float(getattr(_noise_numba, f"_{name}_{degree}")) for degree in range(terms)]
+        for name, terms in (("LOG", 9), ("SIN", 3), ("COS", 4))
+    ]
+    log_two = float(_noise_numba._EXPONENT_SCALE) * 2**23
+    mean, largest = fit_normal().bend(
+        *polynomials, log_two, float(_noise_numba._ANGLE_SCALE) * 2**31
+    )
+    assert 0.99 * BEND < mean < BEND
+    assert 0.5 * LARGEST_BEND < largest < LARGEST_BEND
+
+
+def test_the_coefficients_are_those_of_the_fit():
+    fit = fit_normal()
     header = (on_cpu.KERNELS / "noise.cu").read_text()
     for name, fitted in (("LOG", fit.fit_log()), ("SIN", fit.fit_sin()), ("COS", fit.fit_cos())):
         coefficients, error = fitted

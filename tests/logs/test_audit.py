@@ -99,7 +99,9 @@ def test_an_honest_log_of_a_run_that_stopped_early_is_not_called_wrong():
     assert "cannot be told" in audit.verdict
 
 
-@pytest.mark.parametrize("method", ["joint", "t-certify", "certify-early", "predict"])
+@pytest.mark.parametrize(
+    "method", ["joint", "t-certify", "certify-early", "certify-charged", "predict"]
+)
 def test_a_log_that_names_another_method_is_not_audited(method):
     log = log_of(spread_counts(1000, 50), n=1000, alpha=0.001)
     log = Log(**(vars(log) | {"methods": (method,)}))

@@ -72,7 +72,9 @@ def test_the_page_describes_every_table_as_it_is():
     assert "".join(described).replace(";", "") == "\n".join(tables)
 
 
-@pytest.mark.parametrize("parameter", ["noise", "levels", "look_levels", "probe", "tf32_of_torch"])
+@pytest.mark.parametrize(
+    "parameter", ["noise", "levels", "look_levels", "charge_noise", "probe", "tf32_of_torch"]
+)
 def test_the_page_names_what_is_new_among_the_parameters(parameter):
     with RunFile(STORED) as run:
         assert parameter in run.parameters

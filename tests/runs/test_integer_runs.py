@@ -1,5 +1,6 @@
 """Runs under integer noise: when they are, what they say, and what is found in them."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,9 @@ from tcertify.runs import (
     recertify_run,
     verify_run,
 )
+from tcertify.runs.recertify import read_votes
+from tcertify.sampling import SELECTION, IntegerNoise
+from tcertify.votes import Votes
 from tests.runs.forge import forge_columns, forge_parameters
 from tests.tiny import CLASSES, Network, certify, grey_images, images, rows_of
 
@@ -157,4 +161,68 @@ def test_the_settings_of_a_run_are_told_before_its_first_sample(tmp_path):
             return super().forward(batch)
 
     table = certify(tmp_path / "a.run", Asking(), n=100, seed="random", on_start=told.append)
-    assert told == [table.settings]
+    assert told == [replace(table.settings, shape=None)]
+
+
+@pytest.fixture
+def tying(monkeypatch):
+    """Integer noise whose sample 7 of image 2 ties."""
+    add = IntegerNoise.add
+
+    def tie(self, out, invalid, images, slot, image_ids, samples, *, stream):
+        add(self, out, invalid, images, slot, image_ids, samples, stream=stream)
+        invalid |= (image_ids == 2) & (samples == 7) & (stream != SELECTION)
+        return out
+
+    monkeypatch.setattr(IntegerNoise, "add", tie)
+
+
+def test_an_image_with_a_vote_that_nobody_knows_abstains_whatever_is_asked(tmp_path, tying):
+    # without it, A would need to beat a rival whose share is lower than it is
+    path = tmp_path / "a.run"
+    table = certify(path, data=grey_images(), method="joint")
+    assert table.invalid.tolist() == [0, 0, 1, *[0] * 9]
+    assert (table.predicted[2], table.radius[2]) == (-1, 0)
+    assert (table.p_a_lower[2], table.p_b_upper[2]) == (0, 1)
+    assert (table.predicted >= 0).sum() > 8
+    assert verify_run(path).findings == ()
+    for asked in ({"method": "certify"}, {"top_k": 2}, {"groups": {"a": [0, 1]}}):
+        assert recertify_run(path, **asked).radius[2] == 0
+    votes, _ = read_votes(path)
+    assert votes.invalid.tolist() == [0, 0, 500, *[0] * 9]
+    predicted = predict_dataset(
+        Network(), grey_images(), sigma=0.5, n=1000, out=tmp_path / "p.run"
+    ).predicted
+    assert predicted[2] == -1
+    assert (predicted >= 0).sum() > 8
+
+
+def test_an_image_with_such_a_vote_abstains_alone_too(tying):
+    smoothed = SmoothedClassifier(Network(), CLASSES, 0.1)
+    image = grey_images()[2][0]
+    clear, tied = (smoothed.certify(image, n0=20, n=500, image_id=which) for which in (1, 2))
+    assert (clear.invalid, tied.invalid) == (0, 1)
+    assert clear.radius > 0
+    assert (tied.predicted, tied.radius, tied.squared_levels) == (-1, 0, None)
+
+
+def test_nan_is_an_answer_that_counts_against_every_class_under_gaussian_noise(tmp_path):
+    settings = certify(tmp_path / "a.run").settings
+    votes = Votes.of([[480, 10, 9], [480, 10, 10]], [0, 0], [1, 0])
+    assert settings.are_sure(votes).all()
+    assert (settings.certificates(votes, np.zeros(2, int))["radius"] > 0).all()
+
+
+def test_an_integer_that_only_the_slack_of_radii_supports_is_found(tmp_path):
+    path = tmp_path / "a.run"
+    certify(path, data=grey_images())
+    row = rows_of(path)[0]
+    radius = math.nextafter(math.sqrt(row.squared_levels + 1) / 255, 1)  # covers one square more
+    sigma = 0.5 * radius / row.radius * (1 - 1e-12)
+    forge_parameters(path, sigma=sigma)  # so that votes support a hair less
+    forge_columns(path, 0, radius=radius, squared_levels=row.squared_levels + 1)
+    found = [text for text in verify_run(path).findings if text.startswith("Image 0: ")]
+    assert found == [
+        f"Image 0: squared_levels {row.squared_levels + 1}, but its votes support only"
+        f" {row.squared_levels}."
+    ]

@@ -42,6 +42,10 @@ def grey(path, **options):
     return certify(path, data=grey_images(), method="joint", **options)
 
 
+def planned(path, **options):
+    return certify(path, method="joint", n=10_000, radius_loss=0.05, **options)
+
+
 def stopping(path, **options):
     return certify(path, radii=[0.0, 0.25, 0.5], **options)
 
@@ -58,7 +62,7 @@ def head(path):
         return run.parameters, run.plan, run.whole, run.warnings
 
 
-@pytest.mark.parametrize("make", [certify, stopping, predict, grey, fails, broken])
+@pytest.mark.parametrize("make", [certify, stopping, planned, predict, grey, fails, broken])
 def test_merged_shards_are_the_run_of_a_single_process(tmp_path, make):
     make(tmp_path / "whole.run")
     paths = shards(tmp_path, make)

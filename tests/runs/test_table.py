@@ -78,6 +78,13 @@ def test_a_notebook_shows_the_settings_and_the_first_images(run):
     assert "joint, alpha = 0.001, sigma = 0.5, 12 images" in shown
     assert shown.count("<tr>") == 11
     assert "and 2 more images" in shown
+    assert "shard" not in shown
+
+
+def test_a_notebook_shows_that_a_run_is_a_shard(tmp_path):
+    table = certify(tmp_path / "a.run", shard=(1, 2))
+    assert (table.part, table.shard_of) == ("shard: 6 of 12 images", 12)
+    assert "0 still to do (shard: 6 of 12 images)" in table._repr_html_()
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
