@@ -313,8 +313,9 @@ def compare(first: Sequence[Run], second: Sequence[Run], method: str) -> Differe
     """Return the difference of two arms' average radii, paired by seed and by image.
 
     The interval and the t-test treat the seeds as a sample, as the exact sign test does, which
-    supposes nothing of their distribution; arms that never differ are no evidence. `over_images` is the standard error that the choice of
-    the images adds, from each image's difference averaged over the seeds.
+    supposes nothing of their distribution; arms that never differ are no evidence. `over_images` is
+    the standard error that the choice of the images adds, from each image's difference averaged
+    over the seeds.
     """
     gains = np.array(
         [
