@@ -23,7 +23,6 @@ _EXTRAS = {
     "train": ("PIL", "training on images, ImageNet and folders of images"),
     "report": ("bokeh", "pages of a run"),
     "onnx": ("onnxruntime", "ONNX files as MODEL"),
-    "ray": ("ray", "runs on a cluster"),
     "parquet": ("pyarrow", "export to Parquet"),
     "ray": ("ray", "runs on a cluster"),
     "tensorboard": ("tensorboard", "the metrics of training in TensorBoard"),
