@@ -312,8 +312,9 @@ def compare(first: Sequence[Run], second: Sequence[Run], method: str) -> Differe
     """Return the difference of two arms' average radii, paired by seed and by image.
 
     The interval and the t-test treat the seeds as a sample, as the exact sign test does, which
-    supposes nothing of their distribution; `over_images` is the standard error that the choice of
-    the images adds, from each image's difference averaged over the seeds.
+    supposes nothing of their distribution; arms that never differ are no evidence. `over_images` is
+    the standard error that the choice of the images adds, from each image's difference averaged
+    over the seeds.
     """
     gains = np.array(
         [
@@ -322,16 +323,18 @@ def compare(first: Sequence[Run], second: Sequence[Run], method: str) -> Differe
         ]
     )
     by_seed, by_image = gains.mean(1), gains.mean(0)
-    test = stats.ttest_1samp(by_seed, 0.0)
-    interval = test.confidence_interval(0.95)
+    low, high, p_t = 0.0, 0.0, 1.0
+    if by_seed.any():
+        test = stats.ttest_1samp(by_seed, 0.0)
+        (low, high), p_t = test.confidence_interval(0.95), test.pvalue
     wins, losses = int((by_seed > 0).sum()), int((by_seed < 0).sum())
     return Difference(
         mean=float(by_seed.mean()),
-        low=float(interval.low),
-        high=float(interval.high),
+        low=float(low),
+        high=float(high),
         over_images=float(by_image.std(ddof=1) / np.sqrt(len(by_image))),
         wins=f"{wins}/{len(by_seed)}",
-        p_t=float(test.pvalue),
+        p_t=float(p_t),
         p_sign=float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0,
     )
 

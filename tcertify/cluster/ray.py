@@ -389,4 +389,4 @@ def _raise(hand: Hand, outcome: Outcome) -> None:
     if outcome.error is not None:
         raise outcome.error
     if outcome.failed is not None:
-        raise StoppedError(f"Stopped: {hand.name} failed at the end: {outcome.failed}.")
+        raise StoppedError(f"Stopped: {hand.name} failed: {outcome.failed}.")
