@@ -149,7 +149,7 @@ def loop(network: Network, _: Execution) -> dict[str, Any]:
 
 
 def engine(network: Network, execution: Execution) -> dict[str, Any]:
-    """Votes by the sampler, as a user gets it: its batch size is its own."""
+    """Votes by the sampler, with memory kept as for a whole run: its batch size is its own."""
     classifier = Classifier(network.make().eval(), network.classes, execution=execution)
     sampler, x = Sampler(classifier, GaussianNoise(SIGMA)), images(network)
     votes: list[NDArray[np.int64]] = []
@@ -157,7 +157,8 @@ def engine(network: Network, execution: Execution) -> dict[str, Any]:
     def work() -> None:
         votes[:] = [sampler.count(x, range(network.images), 0, network.samples, ESTIMATION)]
 
-    found = measured(work, network.images * network.samples)
+    with kept():
+        found = measured(work, network.images * network.samples)
     return {**found, "batch_size": sampler.batch_size, "votes": votes[0][:, :-1].tolist()}
 
 
