@@ -69,9 +69,7 @@ def _imported(*, local: bool) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
-        raise ModuleNotFoundError(
-            'A cluster is reached through Ray: pip install "tcertify[ray]".'
-        ) from None
+        raise ModuleNotFoundError("A cluster is reached through Ray: pip install ray.") from None
     return ray
 
 

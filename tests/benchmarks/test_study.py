@@ -125,6 +125,8 @@ def test_an_arm_against_one_that_is_no_better_or_worse_is_no_evidence():
     same = [made_up("a", 0.5, seed, 0.9 + 0.01 * (seed % 2)) for seed in range(4)]
     other = [made_up("b", 0.5, seed, 0.9 + 0.01 * ((seed + 1) % 2)) for seed in range(4)]
     assert compare(same, other, "certify").p_sign == 1.0
+    itself = compare(same, same, "certify")
+    assert (itself.low, itself.high, itself.p_t, itself.p_sign) == (0, 0, 1, 1)
 
 
 def test_holm_multiplies_the_smallest_by_the_number_and_never_falls():
