@@ -95,7 +95,7 @@ def test_a_full_disk_ends_a_run_with_one_sentence_and_a_resume_completes_it(
     code = f"""
 import resource
 from tests.tiny import certify_slowly
-resource.setrlimit(resource.RLIMIT_FSIZE, (34_000, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
 certify_slowly({str(path)!r})
 """
     full = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
