@@ -8,7 +8,7 @@ INSTALL = $(PIP) install -c constraints.txt torch && $(PIP) install -c constrain
 TWINS := tests/kernels/test_noise.py tests/kernels/test_integer_noise.py tests/kernels/test_counting.py tests/bounds
 COVERAGE := --cov --cov-fail-under=95
 
-.PHONY: demo test lint bench study study-fashion fuzz clean
+.PHONY: demo test lint docs packages licences bench study study-fashion fuzz clean
 
 demo: .venv/demo
 	@$(BIN)/tcertify demo
@@ -25,6 +25,18 @@ lint: .venv/lint
 	$(BIN)/mypy --strict tests/user_script.py
 	$(BIN)/basedpyright --level error tests/user_script.py
 	$(BIN)/lint-imports
+	$(BIN)/codespell *.md docs tcertify adre_train kernels
+
+# The site, in docs/_build/html. A warning, such as a broken reference or a page in no list, fails.
+docs: .venv/docs
+	$(BIN)/python -m sphinx -q -n -W --keep-going docs docs/_build/html
+
+# Each extra from the wheel, in environments of its own, for each Python that is at hand.
+packages: .venv/test
+	$(BIN)/python tests/packages.py
+
+licences: .venv/docs
+	$(BIN)/pip-licenses --with-urls --order license
 
 bench: .venv/test
 	$(BIN)/python -m pytest benchmarks --benchmark-enable
@@ -40,9 +52,9 @@ fuzz: .venv/test
 	HYPOTHESIS_PROFILE=thorough timeout 3600 $(BIN)/python -m pytest -q tests/fuzz --timeout 1800
 
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv build dist docs/_build
 
-.venv/demo .venv/test .venv/lint: .venv/%: pyproject.toml constraints.txt
+.venv/demo .venv/test .venv/lint .venv/docs: .venv/%: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing tcertify[$*] into .venv ..."
 	@$(INSTALL) ".[$*]"

@@ -1,6 +1,9 @@
-"""What tests and benchmarks share: the GPU marker."""
+"""What tests and benchmarks share: the GPU marker, and the pages of docs/ as tests."""
 
 import pytest
+
+from tests.pages import collect as pytest_collect_file  # noqa: F401
+from tests.pages import demo_files, page  # noqa: F401
 
 
 def pytest_addoption(parser):

@@ -87,10 +87,12 @@ def demo(
 
     from tcertify.data import digits
     from tcertify.report import Result, plot_certified_accuracy
+    from tcertify.report.plots import check_matplotlib
     from tcertify.runs import certify_dataset, export_run, recertify_run
     from tcertify.statistics import check_useful
 
     check_useful(n, alpha)
+    check_matplotlib()
     out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     network = train_digits(sigma=sigma, epochs=epochs, seed=seed)

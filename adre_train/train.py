@@ -373,7 +373,7 @@ def _board(folder: Path, epochs: int) -> SummaryWriter:
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
-            'TensorBoard is not installed: pip install "tcertify[tensorboard]".'
+            "TensorBoard is not installed: pip install tensorboard."
         ) from None
     return SummaryWriter(str(folder / "tensorboard"), purge_step=epochs + 1)
 

@@ -1,10 +1,11 @@
 """The field's loop, the engine and a bare forward pass at equal n, each in a process of its own.
 
-    python -m benchmarks.equal_n                                      # every network, minutes
-    python -m benchmarks.equal_n efficientnet-lite0 --threads 1 2 --out results.json
+    python -m benchmarks.equal_n --threads 1 2 --out benchmarks/results/equal_n.json    # 10 minutes
+    python -m benchmarks.equal_n --page benchmarks/results/equal_n.json    # docs/performance.md
+    python -m benchmarks.equal_n efficientnet-lite0 --execution "bfloat16, channels-last, folded"
 
-Prints one JSON object for each network, execution and number of threads, with milliseconds per
-sample by the processor's clock (`cpu`, all threads together) and by the wall's, medians, of
+For each network, execution and number of threads it measures milliseconds per sample by the
+processor's clock (`cpu`, all threads together) and by the wall's, medians, of
 
 - `loop`: what smoothing code runs, in float32 and the batch that the field is used to;
 - `engine`: votes of the same classifier by `Sampler`;
@@ -12,7 +13,8 @@ sample by the processor's clock (`cpu`, all threads together) and by the wall's,
   fastest, in the engine's precision and layout, with memory that is kept.
 
 A process of its own is what a user's script is: what ran before decides how much freed memory the C
-library keeps. Votes of loop and engine are compared before anything is said.
+library keeps. Votes of loop and engine are compared before anything is said. Processor time over
+wall time and threads says whether more threads burn time than were asked for.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
+from itertools import product
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,14 +38,22 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks import ROOT, parser_of
+from benchmarks import ROOT, commit, markdown, parser_of, processor
 from benchmarks.implementations import ResidualNet, field_votes
-from benchmarks.tuning import tune
 from tcertify.classifiers import Classifier, Execution
 from tcertify.sampling import ESTIMATION, GaussianNoise, Sampler
 from tcertify.sampling.memory import kept
+from tcertify.sampling.tuning import fastest_rows
 
-SIGMA, IMAGES, PASSES = 0.5, 2, 3
+SIGMA = 0.5
+
+#: After a first call so many are measured, fewer where they last longer than so many seconds.
+PASSES, SECONDS = 3, 6.0
+#: For the ladder of the limit.
+LADDER_SECONDS = 10.0
+
+PAGE = ROOT / "docs" / "performance.md"
+_MARKS = "<!-- of benchmarks.equal_n -->", "<!-- end -->"
 
 
 def perceptron() -> nn.Module:
@@ -73,29 +86,31 @@ def efficientnet_lite0() -> nn.Module:
 
 
 class Network(NamedTuple):
-    """A network, the shape of an image, samples per image, and the loop's batch."""
+    """A network, the shape of an image, images, samples per image, and the loop's batch."""
 
     make: Callable[[], nn.Module]
     classes: int
     shape: tuple[int, int, int]
+    images: int
     samples: int
     batch: int
 
 
 NETWORKS = {
-    "perceptron": Network(perceptron, 10, (1, 8, 8), 50_000, 1000),
-    "digits": Network(built("digits", 10), 10, (1, 8, 8), 10_000, 1000),
-    "residual": Network(ResidualNet, 10, (3, 32, 32), 2000, 1000),
-    "cifar-resnet20": Network(built("cifar-resnet20", 10), 10, (3, 32, 32), 2000, 1000),
-    "cifar-resnet110": Network(built("cifar-resnet110", 10), 10, (3, 32, 32), 1000, 1000),
-    "resnet50": Network(built("resnet50", 1000), 1000, (3, 224, 224), 64, 64),
-    "efficientnet-lite0": Network(efficientnet_lite0, 1000, (3, 224, 224), 128, 128),
+    "perceptron": Network(perceptron, 10, (1, 8, 8), 2, 50_000, 1000),
+    "digits": Network(built("digits", 10), 10, (1, 8, 8), 2, 10_000, 1000),
+    "residual": Network(ResidualNet, 10, (3, 32, 32), 1, 2000, 1000),
+    "cifar-resnet20": Network(built("cifar-resnet20", 10), 10, (3, 32, 32), 2, 1000, 1000),
+    "cifar-resnet110": Network(built("cifar-resnet110", 10), 10, (3, 32, 32), 1, 1000, 1000),
+    "resnet50": Network(built("resnet50", 1000), 1000, (3, 224, 224), 1, 64, 64),
+    "efficientnet-lite0": Network(efficientnet_lite0, 1000, (3, 224, 224), 1, 128, 128),
 }
 EXECUTIONS: dict[str, dict[str, Any]] = {
     "float32": {},
     "float32, channels-last": {"channels_last": True},
     "float32, compiled": {"compile": True},
     "bfloat16, channels-last": {"dtype": "bfloat16", "channels_last": True},
+    "bfloat16, channels-last, folded": {"dtype": "bfloat16", "channels_last": True, "fold": True},
 }
 ROLES = ("loop", "engine", "limit")
 
@@ -109,8 +124,9 @@ def clocks() -> tuple[float, float, int]:
 def measured(work: Callable[[], object], samples: int) -> dict[str, float]:
     """Medians per sample after a first call."""
     work()
-    found = []
-    for _ in range(PASSES):
+    found: list[list[float]] = []
+    end = time.perf_counter() + SECONDS
+    while not found or (len(found) < PASSES and time.perf_counter() < end):
         before = clocks()
         work()
         found.append([after - start for start, after in zip(before, clocks(), strict=True)])
@@ -128,20 +144,21 @@ def loop(network: Network, _: Execution) -> dict[str, Any]:
             for image in x
         ]
 
-    found = measured(work, IMAGES * network.samples)
+    found = measured(work, network.images * network.samples)
     return {**found, "batch_size": network.batch, "votes": np.array(votes).tolist()}
 
 
 def engine(network: Network, execution: Execution) -> dict[str, Any]:
-    """Votes by the sampler, as a user gets it: its batch size is its own."""
+    """Votes by the sampler, with memory kept as for a whole run: its batch size is its own."""
     classifier = Classifier(network.make().eval(), network.classes, execution=execution)
     sampler, x = Sampler(classifier, GaussianNoise(SIGMA)), images(network)
     votes: list[NDArray[np.int64]] = []
 
     def work() -> None:
-        votes[:] = [sampler.count(x, range(IMAGES), 0, network.samples, ESTIMATION)]
+        votes[:] = [sampler.count(x, range(network.images), 0, network.samples, ESTIMATION)]
 
-    found = measured(work, IMAGES * network.samples)
+    with kept():
+        found = measured(work, network.images * network.samples)
     return {**found, "batch_size": sampler.batch_size, "votes": votes[0][:, :-1].tolist()}
 
 
@@ -159,7 +176,7 @@ def limit(network: Network, execution: Execution) -> dict[str, Any]:
             for rows in (2**power for power in range(11))
             if rows <= network.batch
         }
-        rows = tune(forward, most=network.batch, seconds=60).rows
+        rows = fastest_rows(forward, most=network.batch, seconds=LADDER_SECONDS).rows
         calls = max(1, network.samples // rows)
         found = measured(lambda: [forward(rows) for _ in range(calls)], calls * rows)
     return {**found, "batch_size": rows}
@@ -167,7 +184,7 @@ def limit(network: Network, execution: Execution) -> dict[str, Any]:
 
 def images(network: Network) -> torch.Tensor:
     """Random images, the same in every process."""
-    return torch.rand(IMAGES, *network.shape, generator=torch.Generator().manual_seed(1))
+    return torch.rand(network.images, *network.shape, generator=torch.Generator().manual_seed(1))
 
 
 def check(ours: list[list[int]], expected: list[list[int]], exact: bool) -> None:
@@ -207,12 +224,62 @@ def compared(name: str, execution: str, threads: int) -> dict[str, Any]:
         "network": name,
         "execution": execution,
         "threads": threads,
-        "samples": IMAGES * NETWORKS[name].samples,
+        "samples": NETWORKS[name].images * NETWORKS[name].samples,
         **found,
         "loop_over_engine": {clock: of["loop"] / of["engine"] for clock, of in seconds.items()},
         "engine_over_limit": {clock: of["engine"] / of["limit"] for clock, of in seconds.items()},
         "cpu_over_wall_and_threads": seconds["cpu"]["engine"] / seconds["wall"]["engine"] / threads,
     }
+
+
+def about() -> dict[str, Any]:
+    """Where and how it is measured."""
+    return {
+        "command": " ".join(["python -m benchmarks.equal_n", *sys.argv[1:]]),
+        "commit": commit(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "processor": f"{processor()}, {os.cpu_count()} cores",
+        "versions": {name: version(name) for name in ("torch", "numba", "numpy")},
+    }
+
+
+def page(report: dict[str, Any]) -> str:
+    """The table of docs/performance.md, and what it was measured by."""
+    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
+    text = (
+        f"`{report['command']}` at commit {report['commit']}, {report['date']};"
+        f" {report['processor']}; {versions}."
+    )
+    head = (
+        *("network", "threads", "execution", "rows", "loop / engine, processor", "wall"),
+        *("engine / limit, processor", "wall", "processor / (wall x threads)"),
+    )
+    body = [
+        [
+            *(found["network"], str(found["threads"]), found["execution"]),
+            str(found["engine"]["batch_size"]),
+            *(f"{found['loop_over_engine'][clock]:.2f}" for clock in ("cpu", "wall")),
+            *(f"{found['engine_over_limit'][clock]:.2f}" for clock in ("cpu", "wall")),
+            f"{found['cpu_over_wall_and_threads']:.2f}",
+        ]
+        for found in report["results"]
+    ]
+    return f"{fill(text, 120, break_on_hyphens=False)}\n\n{markdown(head, body)}"
+
+
+def put_into(document: str, table: str) -> str:
+    """The page with a table in the place of the one before."""
+    begin, end = _MARKS
+    before, rest = document.split(begin)
+    return f"{before}{begin}\n{table}\n{end}{rest.split(end, 1)[1]}"
+
+
+def run(name: str, role: str, execution: str, threads: int) -> None:
+    """Measure one role in this process."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    work = {"loop": loop, "engine": engine, "limit": limit}[role]
+    print(json.dumps(work(NETWORKS[name], Execution(**EXECUTIONS[execution]))))
 
 
 def main() -> None:
@@ -222,24 +289,24 @@ def main() -> None:
     parser.add_argument("--execution", choices=EXECUTIONS, default="float32")
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--out", type=Path, help="file for all of it")
+    parser.add_argument("--page", type=Path, help="put a file's table into docs/performance.md")
     parser.add_argument("--role", choices=ROLES, help="one of them, in this process")
     chosen = parser.parse_args()
     names = chosen.networks or list(NETWORKS)
     if unknown := [name for name in names if name not in NETWORKS]:
         parser.error(f"NETWORK must be one of {', '.join(NETWORKS)}, got {unknown[0]!r}")
-    if chosen.role:
-        torch.set_num_threads(chosen.threads[0])
-        torch.manual_seed(0)
-        role = {"loop": loop, "engine": engine, "limit": limit}[chosen.role]
-        print(json.dumps(role(NETWORKS[names[0]], Execution(**EXECUTIONS[chosen.execution]))))
+    if chosen.page:
+        PAGE.write_text(put_into(PAGE.read_text(), page(json.loads(chosen.page.read_text()))))
         return
-    results = []
-    for name in names:
-        for threads in chosen.threads:
-            results.append(compared(name, chosen.execution, threads))
-            print(json.dumps(results[-1]), flush=True)
-            if chosen.out is not None:
-                chosen.out.write_text(json.dumps(results, indent=1) + "\n")
+    if chosen.role:
+        run(names[0], chosen.role, chosen.execution, chosen.threads[0])
+        return
+    report: dict[str, Any] = {**about(), "results": []}
+    for name, threads in product(names, chosen.threads):
+        report["results"].append(compared(name, chosen.execution, threads))
+        print(json.dumps(report["results"][-1]), flush=True)
+        if chosen.out is not None:
+            chosen.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

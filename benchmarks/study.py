@@ -17,9 +17,7 @@ import hashlib
 import json
 import multiprocessing
 import os
-import platform
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -41,6 +39,7 @@ from tqdm import tqdm
 from adre_train.batches import held_out
 from adre_train.recipe import Recipe, load
 from adre_train.train import train
+from benchmarks import commit, markdown, processor
 from tcertify import certify_counts, data
 from tcertify._files import complete
 from tcertify.classifiers import Classifier
@@ -368,7 +367,7 @@ def report(runs: Sequence[Run]) -> str:
             shown = [_spread((radii >= r).mean(1), 3) for r in RADII]
             body.append([f"{sigma}", name, _spread(radii.clip(0).mean(1), 4), *shown])
         title = f"Certified accuracy by radius, {method}: mean and standard deviation over seeds"
-        parts += [f"### {title}", _markdown(head, body)]
+        parts += [f"### {title}", markdown(head, body)]
     parts += [part for method in METHODS for part in _comparisons(arms, method)]
     head = ["sigma", "training", "margin of logits", "training, CPU s", "certifying, CPU s"]
     body = [
@@ -382,7 +381,7 @@ def report(runs: Sequence[Run]) -> str:
         ]
         for (sigma, name), made in arms.items()
     ]
-    parts += ["### Margins and cost, mean over seeds", _markdown(head, body)]
+    parts += ["### Margins and cost, mean over seeds", markdown(head, body)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -408,7 +407,7 @@ def _comparisons(arms: dict[tuple[float, str], list[Run]], method: str) -> list[
     head = ["sigma", "training", "against", "difference [95 % over seeds]", "± over images"]
     head += ["ahead", "p, t", "p, t, Holm", "p, sign", "p, sign, Holm"]
     title = f"Change of the average radius, {method}, paired by seed and image"
-    return [f"### {title}", _markdown(head, body)]
+    return [f"### {title}", markdown(head, body)]
 
 
 def draw(runs: Sequence[Run], path: Path, *, by_training: bool) -> None:
@@ -473,7 +472,7 @@ def _chosen(arms: Sequence[Arm]) -> str:
     ]
     head = ["sigma", "training", *keys]
     return (
-        f"### Settings, by the validation split where there is a choice\n\n{_markdown(head, body)}"
+        f"### Settings, by the validation split where there is a choice\n\n{markdown(head, body)}"
     )
 
 
@@ -526,11 +525,11 @@ def main(
     study = dataclasses.replace(STUDIES[dataset], **changes)
     if epochs is not None:
         study = dataclasses.replace(study, recipe=dataclasses.replace(study.recipe, epochs=epochs))
-    commit = _commit()
+    checked_out = commit()
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
 
         def runs_of(asked: list[tuple[Arm, int]], tuning: bool = False) -> list[Run]:
-            jobs = [Job(study, arm, seed, tuning, folder, commit) for arm, seed in asked]
+            jobs = [Job(study, arm, seed, tuning, folder, checked_out) for arm, seed in asked]
             return list(tqdm(pool.map(run, jobs), "tuning" if tuning else "runs", len(jobs)))
 
         arms = choose(study, partial(runs_of, tuning=True))
@@ -538,7 +537,7 @@ def main(
     made = {
         "command": " ".join(["python benchmarks/study.py", *sys.argv[1:]]),
         "commit": ", ".join(dict.fromkeys(str(one.commit) for one in runs)),
-        "device": f"{_processor()}, a core for each run, torch {torch.__version__}",
+        "device": f"{processor()}, a core for each run, torch {torch.__version__}",
         "cpu_minutes": round(sum(one.training_s + one.certifying_s for one in runs) / 60, 1),
         "settings": f"alpha = {ALPHA}, n0 = {N0}, n = {study.samples}",
         "images": len(runs[0].labels),
@@ -569,26 +568,6 @@ def _margin(net: nn.Module, images: torch.Tensor) -> float:
 
 def _spread(values: NDArray[np.float64], digits: int) -> str:
     return f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}"
-
-
-def _markdown(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _commit() -> str:
-    git = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(git, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
-def _processor() -> str:
-    try:
-        info = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":")[1].strip() for line in info.splitlines() if "model name" in line]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

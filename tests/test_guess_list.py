@@ -36,6 +36,8 @@ def test_every_test_file_has_the_name_of_a_module():
         "guess_list.py",
         "hostile.py",
         "imports.py",
+        "packages.py",
+        "pages.py",
         "public_api.py",
         "runs/fault_injection.py",
         "runs/charged_runs.py",

@@ -43,10 +43,17 @@ def kernel(stem: str, name: str) -> Any:
     """A kernel of ``<stem>.cu``; CuPy compiles it at its first call on each device."""
     try:
         import cupy
+    except OSError as error:
+        raise OSError(
+            f"CuPy cannot keep compiled kernels in {error.filename}: set CUPY_CACHE_DIR to a folder"
+            " that is writable."
+        ) from None
     except ImportError as error:
         raise ModuleNotFoundError(
-            "CUDA tensors need CuPy, which is not installed: `pip install 'tcertify[cuda13]'`, or "
-            "'tcertify[cuda12]' for a driver older than 580. `backend=\"torch\"` works without, "
+            "CUDA tensors need CuPy, which is not installed: `pip install cupy-cuda13x "
+            "'nvidia-cuda-nvrtc==13.0.*' 'nvidia-cuda-runtime==13.0.*'`, or, for a driver older "
+            "than 580, `pip install cupy-cuda12x nvidia-cuda-nvrtc-cu12 "
+            'nvidia-cuda-runtime-cu12`. `backend="torch"` works without, '
             "but is many times slower.",
             name="cupy",
         ) from error

@@ -92,7 +92,7 @@ def add_integer_noise(
 
     Notes
     -----
-    z is the inverse of the distribution function at a uniform: |z| is the number of thresholds
+    z is the inverse of the distribution function at a uniform: its size is the number of thresholds
     2^64 Phi(-(2 k - 1) / (2 s)), k = 1 .. K, above the uniform or its mirror image. Their whole
     parts are proved by interval arithmetic (Arb), so 64 bits decide unless they are equal to one.
 

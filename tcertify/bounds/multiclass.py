@@ -58,7 +58,7 @@ def multiclass_upper(counts: ArrayLike, n: ArrayLike, alpha: ArrayLike) -> NDArr
     Rounded up: never below the exact real number, and above it by at most 1e-12, relatively, for
     n <= 1e6 and alpha >= 1e-6.
 
-    Source: Feng et al., arXiv:2009.09318, eq. 14.
+    Source: Feng et al., arXiv:2002.07246, eq. 14.
 
     Examples
     --------

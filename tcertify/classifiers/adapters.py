@@ -138,7 +138,7 @@ class _OnnxClassifier(nn.Module):
             import onnxruntime
         except ModuleNotFoundError:
             raise ModuleNotFoundError(
-                'ONNX files need onnxruntime: pip install "tcertify[onnx]".'
+                "ONNX files need onnxruntime: pip install onnxruntime."
             ) from None
         if not path.is_file():
             raise FileNotFoundError(f"MODEL {path} does not exist.")

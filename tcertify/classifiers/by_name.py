@@ -159,7 +159,7 @@ def _from_timm(name: str, normalize: str | None) -> nn.Module:
     try:
         import timm
     except Exception as error:  # timm needs torchvision, which beside another torch fails its way
-        raise ModuleNotFoundError(f"timm cannot be imported: {error}") from None
+        raise ModuleNotFoundError(f"timm cannot be imported ({error}): pip install timm.") from None
     if name not in timm.list_models(pretrained=True):
         raise ValueError(f"MODEL timm:{name}: timm has no pretrained network of that name.")
     body = timm.create_model(name, pretrained=True)

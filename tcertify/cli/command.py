@@ -31,6 +31,7 @@ ORDER = (
     "audit",
     "bound",
     "plan",
+    "tune",
     "doctor",
 )
 

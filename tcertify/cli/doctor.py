@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -24,6 +24,8 @@ _EXTRAS = {
     "report": ("bokeh", "pages of a run"),
     "onnx": ("onnxruntime", "ONNX files as MODEL"),
     "parquet": ("pyarrow", "export to Parquet"),
+    "ray": ("ray", "runs on a cluster"),
+    "tensorboard": ("tensorboard", "the metrics of training in TensorBoard"),
 }
 
 _MARKS = {"works": "ok", "absent": "--", "broken": "!!"}
@@ -127,7 +129,9 @@ def _cuda_kernels() -> Finding:
     except Exception as error:  # a missing NVRTC raises its finder's own class
         missing = find_spec("cupy") is None
         found = "CuPy is not installed" if missing else " ".join(str(error).split())[:200]
-        mend = f'for a GPU: pip install "tcertify[{extra}]"'
+        mend = f"for a GPU: {_line_of(extra)}"
+        if isinstance(error, OSError) and error.filename:
+            mend = "set CUPY_CACHE_DIR to a folder that is writable"
         return Finding("cuda kernels", "broken" if needed else "absent", found, mend)
     ran = "and count on the device" if needed else "for no device"
     return Finding("cuda kernels", "works", f"NVRTC {compiler} compiles them, {ran}")
@@ -150,9 +154,16 @@ def _count(device: str) -> None:
 def _extra(extra: str, module: str, purpose: str) -> Finding:
     thing = f"[{extra}]"
     if find_spec(module) is None:
-        mend = f'for {purpose}: pip install "tcertify[{extra}]"'
+        mend = f"for {purpose}: {_line_of(extra)}"
         return Finding(thing, "absent", f"{module} is not installed", mend)
     return Finding(thing, "works", f"{module}, for {purpose}")
+
+
+def _line_of(extra: str) -> str:
+    """Return the line that installs an extra, from what the installed package says of it."""
+    of = [line.partition(";") for line in requires("tcertify") or ()]
+    needed = [name.strip() for name, _, when in of if f"'{extra}'" in when.replace('"', "'")]
+    return " ".join(["pip install", *(f'"{name}"' for name in needed)])
 
 
 def _cache() -> Finding:

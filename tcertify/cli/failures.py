@@ -20,6 +20,9 @@ _OURS = tuple(
     for name in ("tcertify", "adre_train", "kernels")
 )
 
+#: What to install for a module of another name.
+_PACKAGES = {"flint": "python-flint", "PIL": "pillow", "sklearn": "scikit-learn"}
+
 #: Errors whose message is a sentence of ours, unless the user's code raised them.
 _SAID = (ValueError, TypeError, RunError, ModuleNotFoundError, OSError, FloatingPointError)
 
@@ -54,6 +57,9 @@ def explain(error: BaseException, spelled: Mapping[str, str], see_all: str = _SE
         )
     if in_network:
         return f"The network failed on a batch of images: {_described(error)} {more}"
+    if isinstance(error, ModuleNotFoundError) and error.name and "pip install" not in str(error):
+        module = error.name.partition(".")[0]
+        return f"{module} is not installed: pip install {_PACKAGES.get(module, module)}."
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{_shown(error.filename)}: " if error.filename is not None else ""
         return f"{where}{error.strerror}."

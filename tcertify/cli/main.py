@@ -12,6 +12,7 @@ from tcertify.cli.logs import audit
 from tcertify.cli.planning import bound, plan
 from tcertify.cli.report import compare, plot, report, table
 from tcertify.cli.runs import certify, export, merge, predict, recertify, verify
+from tcertify.cli.tuning import tune
 
 
 @click.group("tcertify", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,6 +40,7 @@ for _command in (
     audit,
     bound,
     plan,
+    tune,
     doctor,
 ):
     main.add_command(_command)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -36,11 +36,12 @@ from tcertify.cli.options import (
 from tcertify.cli.output import emit, json_option, progress, quiet_option, tell
 
 if TYPE_CHECKING:
-    from tcertify.classifiers import Classifier
+    from tcertify.classifiers import Classifier, Execution
     from tcertify.data import Dataset
     from tcertify.report import Table
     from tcertify.runs import RunTable
     from tcertify.runs.settings import Settings
+    from tcertify.sampling import Tuning
 
 #: Curves that a picture over alpha holds at most, one for each radius.
 _MOST_CURVES = 6
@@ -67,8 +68,10 @@ class RunOptions:
     shard: tuple[int, int] | None
     expect_accuracy: float | None
     batch_size: int | None
+    execution: str | None
     dtype: str | None
     channels_last: bool
+    fold: bool
     compile: bool
     tf32: bool | None
     allow: tuple[str, ...]
@@ -81,6 +84,26 @@ class RunOptions:
     def run(self) -> Path:
         """The run file that belongs to OUTFILE."""
         return Path(f"{self.outfile}.run")
+
+    def stated(self) -> Execution | Literal["fastest"]:
+        """Return how the classifier is to be executed."""
+        from tcertify.classifiers import Execution
+
+        execution = Execution(
+            self.dtype,
+            channels_last=self.channels_last,
+            compile=self.compile,
+            tf32=self.tf32,
+            fold=self.fold,
+        )
+        if self.execution is None:
+            return execution
+        if execution != Execution():
+            raise click.UsageError(
+                "--execution fastest chooses --dtype, --channels-last, --fold and --compile itself,"
+                " and leaves --tf32 as torch is set: give none of them."
+            )
+        return "fastest"
 
 
 _run_options = together(
@@ -136,11 +159,18 @@ _run_options = together(
         help="Noisy copies per forward pass.  [default: automatic]",
     ),
     click.option(
+        "--execution",
+        type=click.Choice(("fastest",)),
+        help="Measure precision, layout, folding, compilation and batch first, as `tune` shows, and"
+        " take the fastest.  [default: the options below]",
+    ),
+    click.option(
         "--dtype",
         type=click.Choice(("float32", "bfloat16", "float16")),
         help="Precision of the classifier.  [default: its own]",
     ),
     click.option("--channels-last", is_flag=True, help="Store images with the channels last."),
+    click.option("--fold", is_flag=True, help="Fold BatchNorm into the convolutions before it."),
     click.option("--compile", is_flag=True, help="Run the classifier through torch.compile."),
     click.option(
         "--tf32/--no-tf32",
@@ -498,18 +528,18 @@ def _run(
     from tcertify.runs.shards import part_of
 
     _refuse_existing(options.outfile, options.overwrite or options.resume)
-    execution = Execution(
-        options.dtype,
-        channels_last=options.channels_last,
-        compile=options.compile,
-        tf32=options.tf32,
-    )
+    execution = options.stated()
     cluster = where.cluster(images, model, functools.partial(tell, quiet=options.quiet))
     device, dataset = model.found_device(cluster is not None), images.load()
     indices = selection.indices(len(dataset))
     planned = len(part_of(indices, options.shard))
     classes = images.num_classes or dataset.num_classes
-    classifier = Classifier.of(model.load(device), classes, device=device, execution=execution)
+    network = model.load(device)
+    stated = execution if isinstance(execution, Execution) else None
+    classifier = Classifier.of(network, classes, device=device, execution=stated)
+
+    def on_tuned(tuning: Tuning) -> None:
+        tell("\n".join([*tuning.lines(), f"taken: {tuning.fastest.name}"]), quiet=options.quiet)
 
     def on_start(settings: Settings) -> None:
         tell(
@@ -525,7 +555,7 @@ def _run(
     try:
         with progress(planned, quiet=options.quiet, lines=cluster is None) as on_progress:
             table = task(
-                classifier,
+                network if stated is None else classifier,
                 dataset,
                 sigma=options.sigma,
                 alpha=options.alpha,
@@ -538,11 +568,14 @@ def _run(
                 shard=options.shard,
                 num_classes=classes,
                 batch_size=options.batch_size,
+                device=device,
+                execution=execution,
                 resume=options.resume,
                 overwrite=options.overwrite,
                 allow=options.allow,
                 cluster=cluster,
                 on_start=on_start,
+                on_tuned=on_tuned,
                 on_progress=on_progress,
             )
     except KeyboardInterrupt:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -68,9 +69,7 @@ def _imported(*, local: bool) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
-        raise ModuleNotFoundError(
-            'A cluster is reached through Ray: pip install "tcertify[ray]".'
-        ) from None
+        raise ModuleNotFoundError("A cluster is reached through Ray: pip install ray.") from None
     return ray
 
 
@@ -104,7 +103,16 @@ def _started(ray: Any) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        _remove(folder)
+
+
+def _remove(folder: str) -> None:
+    """Remove a folder that processes which are ending may still write to, for some seconds."""
+    for _ in range(50):
         shutil.rmtree(folder, ignore_errors=True)
+        if not os.path.exists(folder):
+            return
+        time.sleep(0.1)
 
 
 def _join(ray: Any, address: str) -> None:

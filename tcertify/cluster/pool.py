@@ -136,9 +136,17 @@ class Pool:
         what was done of it the last time, if anything.
         """
         under_way: set[Task] = set()
+        more = True
+
+        def supplied() -> Task | None:
+            nonlocal more
+            task = supply() if more else None
+            more = task is not None
+            return task
+
         while True:
-            self._assign(supply, under_way)
-            if not under_way:
+            self._assign(supplied, under_way)
+            if not under_way and not more:
                 return
             for ref in self._ready():
                 answer = self._end(ref)

@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +197,9 @@ class Crew:
         assert self._first is not None
         self.parameters = self._first.parameters
         self.warnings = self._first.warnings
+        shape = self.parameters["shape"]
+        if shape is not None:  # the levels of the looks may depend on it
+            self._job = replace(self._job, settings=self._job.settings.of_shape(shape))
         facts = [hand.facts for hand in self._pool.hands if hand.begun]
         self.environment = {**self._first.environment, **process(), "workers": facts}
 
@@ -386,4 +389,4 @@ def _raise(hand: Hand, outcome: Outcome) -> None:
     if outcome.error is not None:
         raise outcome.error
     if outcome.failed is not None:
-        raise StoppedError(f"Stopped: {hand.name} failed at the end: {outcome.failed}.")
+        raise StoppedError(f"Stopped: {hand.name} failed: {outcome.failed}.")

@@ -104,7 +104,9 @@ def _torchvision(
     try:
         from torchvision import datasets  # type: ignore[import-not-found, unused-ignore]
     except Exception as error:  # torchvision beside another torch fails in its own ways
-        raise ModuleNotFoundError(f"torchvision cannot be imported: {error}") from None
+        raise ModuleNotFoundError(
+            f"torchvision cannot be imported ({error}): pip install torchvision."
+        ) from None
     kind: Any = getattr(datasets, name, None)
     if kind is None:
         raise ValueError(f"DATASET torchvision:{name}: torchvision.datasets has no {name}.")

@@ -35,7 +35,7 @@ def load(split: str) -> TensorDataset:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
-            'The digits come with scikit-learn: pip install "tcertify[demo]".'
+            "The digits come with scikit-learn: pip install scikit-learn."
         ) from None
     pixels, labels = load_digits(return_X_y=True)
     chosen = _is_test(labels) == (split == "test")

@@ -139,9 +139,7 @@ def load(
     try:
         import PIL  # noqa: F401
     except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            'Images are read with Pillow: pip install "tcertify[train]".'
-        ) from None
+        raise ModuleNotFoundError("Images are read with Pillow: pip install pillow.") from None
     classes = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
     items = [
         (path, label)

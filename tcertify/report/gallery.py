@@ -248,9 +248,7 @@ def _address(pixels: Tensor) -> str:
     try:
         from PIL import Image
     except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            'Pictures are made with Pillow: pip install "tcertify[report]".'
-        ) from None
+        raise ModuleNotFoundError("Pictures are made with Pillow: pip install pillow.") from None
     channels = (pixels.clamp(0, 1) * 255).round().byte().numpy().transpose(1, 2, 0)
     picture = Image.fromarray(channels[..., 0] if channels.shape[2] == 1 else channels)
     picture.thumbnail((_LONGEST, _LONGEST))

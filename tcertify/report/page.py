@@ -111,7 +111,7 @@ def _rendered(table: RunTable, names: tuple[str, ...], dataset: Dataset | None) 
         from bokeh.resources import INLINE
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
-            'The page is made with Bokeh: pip install "tcertify[report]".'
+            "The page is made with Bokeh: pip install bokeh pillow."
         ) from None
 
     def text(content: str) -> Div:

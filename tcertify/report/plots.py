@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +139,12 @@ def plot_alpha_curve(
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # curves may be anywhere
 
 
+def check_matplotlib() -> None:
+    """Raise `ModuleNotFoundError` where matplotlib is missing, with the line that installs it."""
+    if find_spec("matplotlib") is None:
+        raise ModuleNotFoundError("Pictures need matplotlib: pip install matplotlib.")
+
+
 @contextmanager
 def _picture(path: str | os.PathLike[str], column: str) -> Iterator[Axes]:
     """Yield axes in the house's style, and write them to the path at the end."""
@@ -146,13 +153,10 @@ def _picture(path: str | os.PathLike[str], column: str) -> Iterator[Axes]:
         raise ValueError(f"`path` must end in {', '.join(SUFFIXES)}, got {os.fspath(path)!r}.")
     if column not in SIZES:
         raise ValueError(f"`column` must be one of {', '.join(SIZES)}, got {column!r}.")
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            'Pictures need matplotlib: pip install "tcertify[plots]".'
-        ) from None
+    check_matplotlib()
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     with rc_context(_STYLE):
         figure = Figure(figsize=SIZES[column], layout="constrained")
         axes = figure.subplots()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -15,9 +15,11 @@ from tcertify._checks import check_whole
 from tcertify.classifiers import Classifier, Execution
 from tcertify.classifiers.execution import BaseClassifier
 from tcertify.data import Dataset, as_dataset
+from tcertify.errors import StoppedError
 from tcertify.runs.file import MAX_PLAN, RunFile, RunWriter
 from tcertify.runs.images import load_images
 from tcertify.runs.machine import Cluster, Job, machine
+from tcertify.runs.provenance import recorded_execution, recorded_rows
 from tcertify.runs.row import MAX_IMAGES, Row
 from tcertify.runs.seeds import check_seed, with_seed
 from tcertify.runs.settings import Settings
@@ -25,6 +27,7 @@ from tcertify.runs.shards import check_shard, part_of
 from tcertify.runs.table import RunTable, read_run
 from tcertify.sampling.defects import check_codes
 from tcertify.sampling.noise import check_charge, choose_noise
+from tcertify.sampling.tuning import Tuning, tune
 from tcertify.statistics.planning import check_useful
 
 Device = torch.device | str | None
@@ -54,12 +57,13 @@ def certify_dataset(
     num_classes: int | None = None,
     batch_size: int | None = None,
     device: Device = None,
-    execution: Execution | None = None,
+    execution: Execution | Literal["fastest"] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     allow: Iterable[str] = (),
     cluster: Cluster | None = None,
     on_start: Callable[[Settings], None] | None = None,
+    on_tuned: Callable[[Tuning], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> RunTable:
     """Certify a data set into a run file: each certificate is wrong with probability at most
@@ -127,9 +131,11 @@ def certify_dataset(
         without it.
     device : torch device or str, optional
         Where a `model` that is no torch module runs.
-    execution : Execution, optional
+    execution : Execution or "fastest", optional
         How the classifier is executed; as it is without it. The certificates speak of the
-        classifier as executed.
+        classifier as executed. "fastest" measures first, on one image, as `tcertify.sampling.tune`
+        does, and takes what was fastest, rows of a batch included: bfloat16 where the hardware has
+        it. The run records it, and a resume keeps it.
     resume, overwrite : bool
         Continue, or replace, a run file that exists; else it is an error.
     allow : iterable of {"random", "rows", "state", "range"}
@@ -139,6 +145,8 @@ def certify_dataset(
     on_start : callable, optional
         Called with the `Settings` of the run, noise and seed among them, before the first sample:
         the shape of an image, and what is charged for it, is not known then.
+    on_tuned : callable, optional
+        Called with the `Tuning` of an execution that is "fastest", unless a resume keeps it.
     on_progress : callable, optional
         Called with the number of images that are done and of images planned.
 
@@ -189,6 +197,7 @@ def certify_dataset(
         allow=allow,
         cluster=cluster,
         on_start=on_start,
+        on_tuned=on_tuned,
         on_progress=on_progress,
     )
 
@@ -210,12 +219,13 @@ def predict_dataset(
     num_classes: int | None = None,
     batch_size: int | None = None,
     device: Device = None,
-    execution: Execution | None = None,
+    execution: Execution | Literal["fastest"] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     allow: Iterable[str] = (),
     cluster: Cluster | None = None,
     on_start: Callable[[Settings], None] | None = None,
+    on_tuned: Callable[[Tuning], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> RunTable:
     """Predict a data set into a run file: a class other than the smoothed classifier's most
@@ -246,6 +256,7 @@ def predict_dataset(
         allow=allow,
         cluster=cluster,
         on_start=on_start,
+        on_tuned=on_tuned,
         on_progress=on_progress,
     )
 
@@ -263,19 +274,37 @@ def _run(
     shard: tuple[int, int] | None,
     batch_size: int | None,
     device: Device,
-    execution: Execution | None,
+    execution: Execution | Literal["fastest"] | None,
     resume: bool,
     overwrite: bool,
     allow: Iterable[str],
     cluster: Cluster | None,
     on_start: Callable[[Settings], None] | None,
+    on_tuned: Callable[[Tuning], None] | None,
     on_progress: Callable[[int, int], None] | None,
 ) -> RunTable:
     allow = sorted(set(allow))
     check_codes(allow)
     check_seed(seed)
-    classifier = Classifier.of(model, settings.num_classes, device=device, execution=execution)
-    there = _resumed(out) if resume and not overwrite else None
+    resumed = resume and not overwrite
+    if execution == "fastest" and (shard is not None or cluster is not None):
+        raise ValueError(
+            '`execution` "fastest" would find another one in each place: tune once, and name what'
+            " was found."
+        )
+    classifier, rows = _as_executed(
+        model,
+        settings,
+        dataset,
+        whole,
+        out if resumed else None,
+        batch_size=batch_size,
+        device=device,
+        execution=execution,
+        allow=allow,
+        on_tuned=on_tuned,
+    )
+    there = _resumed(out) if resumed else None
     if shard is not None:
         shard = check_shard(shard, len(whole), seed, resumed=there is not None)
     plan = part_of(whole, shard)
@@ -284,7 +313,7 @@ def _run(
     settings = with_seed(settings, seed, classifier, dataset, whole, there)
     if on_start:
         on_start(settings)
-    job = Job(settings, whole, allow, batch_size)
+    job = Job(settings, whole, allow, batch_size, rows)
     at_work = (machine if cluster is None else cluster)(classifier, dataset, job)
     with (
         at_work as hands,
@@ -307,6 +336,43 @@ def _run(
         told.add(hands.certify(pending, told))
         hands.finish(told)
     return read_run(out)
+
+
+def _as_executed(
+    model: BaseClassifier | Classifier,
+    settings: Settings,
+    dataset: Dataset,
+    plan: list[int],
+    resumed: str | os.PathLike[str] | None,
+    *,
+    batch_size: int | None,
+    device: Device,
+    execution: Execution | Literal["fastest"] | None,
+    allow: list[str],
+    on_tuned: Callable[[Tuning], None] | None,
+) -> tuple[Classifier, int | None]:
+    """Return the classifier of the run, and the rows of a forward pass where they are known."""
+    classes = settings.num_classes
+    if execution != "fastest":
+        return Classifier.of(model, classes, device=device, execution=execution), None
+    if isinstance(model, Classifier):
+        raise ValueError('`execution` "fastest" needs the model itself, not a Classifier of it.')
+    if resumed is not None and os.path.exists(resumed):
+        with RunFile(resumed) as run:
+            execution, rows = recorded_execution(run.path, run.parameters), recorded_rows(run)
+        return Classifier.of(model, classes, device=device, execution=execution), rows
+    as_it_is = Classifier.of(model, classes, device=device)
+    with closing(
+        load_images(dataset, plan[:_LOOKED_AT], as_it_is.device, classes, allow)
+    ) as images:
+        pixels = next((image.pixels for image in images if image.error is None), None)
+    if pixels is None:
+        raise StoppedError('Stopped before the run: `execution` "fastest" found no whole image.')
+    tuning = tune(model, classes, settings.sigma, pixels, device=device, batch_size=batch_size)
+    if on_tuned:
+        on_tuned(tuning)
+    best = tuning.fastest
+    return Classifier(model, classes, device=device, execution=best.execution), best.rows
 
 
 @dataclass(frozen=True)

@@ -66,9 +66,7 @@ def _write_parquet(table: RunTable, out: str | os.PathLike[str]) -> None:
         import pyarrow
         from pyarrow import parquet
     except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            'Parquet needs pyarrow: pip install "tcertify[parquet]".'
-        ) from None
+        raise ModuleNotFoundError("Parquet needs pyarrow: pip install pyarrow.") from None
     metadata = {"tcertify": json.dumps(table.parameters)}
     content = pyarrow.BufferOutputStream()
     parquet.write_table(pyarrow.table(_columns(table)).replace_schema_metadata(metadata), content)

@@ -37,13 +37,15 @@ from tcertify.statistics.planning import check_useful
 class Job:
     """What a run is to do, all of it decided: the same for each machine that works on it.
 
-    `whole` are the images of the whole run, where this is a shard of it.
+    `whole` are the images of the whole run, where this is a shard of it; `rows` are those of a
+    forward pass, where they were measured.
     """
 
     settings: Settings
     whole: list[int]
     allow: list[str]
     batch_size: int | None
+    rows: int | None = None
 
 
 class Hands(Protocol):
@@ -100,7 +102,7 @@ class Machine:
         self._classifier, self._dataset = classifier, dataset
         self._shape: torch.Size | None = None
         self.job, noise = job, job.settings.noise_source()
-        self.sampler = Sampler(classifier, noise, batch_size=job.batch_size)
+        self.sampler = Sampler(classifier, noise, batch_size=job.batch_size, rows=job.rows)
         self._state = classifier.parts().state
         warnings, probed = self._check_classifier()
         self._shape = None if probed is None else probed.pixels.shape

@@ -25,12 +25,16 @@ if TYPE_CHECKING:
 
     from tcertify.classifiers import Classifier, Execution
     from tcertify.data import Dataset
+    from tcertify.runs.file import RunFile
     from tcertify.runs.images import Loaded
     from tcertify.sampling import Sampler
 
 #: Logits of the same classifier agree to this part of their size, in bfloat16 and elsewhere too.
 _PROBE_ROUNDING = 0.02
 _PROBED_CLASSES = 1000
+
+#: More rows than any sampler takes.
+_MOST_ROWS = 2**14
 
 #: What, if it is allowed, keeps logits from being the same again.
 _VARYING = {"random", "state"}
@@ -126,6 +130,12 @@ def recorded_execution(path: Path, parameters: dict[str, Any]) -> Execution:
         return Execution(**values)
     except ValueError as error:
         raise RunFileError(f"`{path}` has parameters that make no sense: {error}") from None
+
+
+def recorded_rows(run: RunFile) -> int | None:
+    """Return the rows of a forward pass of a run: last bits of logits may depend on them."""
+    rows = run.environment.get("batch_size")
+    return rows if type(rows) is int and 0 < rows <= _MOST_ROWS else None
 
 
 def check_same_inputs(

@@ -21,6 +21,7 @@ from tcertify.runs.provenance import (
     here,
     recorded_allow,
     recorded_execution,
+    recorded_rows,
 )
 from tcertify.runs.row import Row, too_good
 from tcertify.runs.settings import Settings
@@ -28,8 +29,6 @@ from tcertify.sampling import ESTIMATION, PREDICTION, SELECTION, Sampler
 
 #: On another kind of device, or with another version of torch, this share of votes may move.
 MOVED_VOTES = 0.005
-
-_MOST_ROWS = 2**20
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,9 @@ def reopened(
     classifier = Classifier.of(model, settings.num_classes, device=device, execution=execution)
     check_same_inputs(run.path, run.parameters, run.whole, classifier, dataset)
     check_probe(run.path, run.parameters, classifier, dataset)
-    return Sampler(classifier, settings.noise_source(), batch_size=_batch_size(run))
+    same_device = here(classifier.device)["device"] == run.parameters.get("device")
+    rows = recorded_rows(run) if same_device else None
+    return Sampler(classifier, settings.noise_source(), rows=rows)
 
 
 def images_of(
@@ -98,12 +99,6 @@ def images_of(
     return load_images(
         dataset, rows, classifier.device, classifier.num_classes, allow, sampler.noise.levels
     )
-
-
-def _batch_size(run: RunFile) -> int | None:
-    """Return the batch size of the run: last bits of logits may depend on it."""
-    size = run.environment.get("batch_size")
-    return size if type(size) is int and 0 < size <= _MOST_ROWS else None
 
 
 def chosen_rows(run: RunFile, number: int, seed: int | None) -> dict[int, Row]:

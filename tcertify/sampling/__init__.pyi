@@ -10,3 +10,6 @@ from .noise import GaussianNoise as GaussianNoise
 from .noise import IntegerNoise as IntegerNoise
 from .noise import Noise as Noise
 from .sampler import Sampler as Sampler
+from .tuning import Trial as Trial
+from .tuning import Tuning as Tuning
+from .tuning import tune as tune

@@ -55,9 +55,8 @@ class Batch:
         slots = 1 << (len(images) - 1).bit_length()  # as more may come, but not many times
         self._images = torch.zeros(slots, *images.shape[1:], device=images.device)
         zeros = partial(torch.zeros, dtype=torch.int64, device=images.device)
-        self._ids = zeros(slots)
-        self._ends = zeros(slots)
-        self._shift = zeros(slots)
+        self._line = zeros(3, slots)
+        self._ids, self._ends, self._shift = self._line
         self._counts = zeros(slots, classifier.num_classes + 1)
         self._cursor = zeros(())
         self._rows = torch.arange(self._size, device=images.device)
@@ -85,11 +84,10 @@ class Batch:
         ends = np.cumsum(last - first)
         total, slots = int(ends[-1]), len(images)
         self._images[:slots].copy_(images)
-        self._ids[:slots].copy_(torch.from_numpy(ids.copy()))
-        self._ends.fill_(total)[:slots].copy_(torch.from_numpy(ends))
-        self._shift.zero_()[:slots].copy_(
-            torch.from_numpy(last - ends)
-        )  # place in the line -> sample id
+        line = np.zeros((3, len(self._images)), np.int64)
+        line[1] = total  # of slots that are not used
+        line[:, :slots] = ids, ends, last - ends  # the last: place in the line -> sample id
+        _send(self._line, line)
         self._counts.zero_()
         self._cursor.zero_()
         replays, counted = self._readied(stream, total)
@@ -152,17 +150,29 @@ class Batch:
             )
 
 
+def _send(to: torch.Tensor, numbers: NDArray[np.int64]) -> None:
+    """Copy to the device; the host does not wait for it."""
+    host = torch.from_numpy(numbers)
+    to.copy_(host.pin_memory() if to.is_cuda else host, non_blocking=True)
+
+
 def suitable_rows(classifier: Classifier, images: torch.Tensor, limit: int | None) -> int:
     """Return how many rows suit a forward pass, at most `limit`: as many as fill a GPU, or whose
     largest activation is near a CPU's cache.
     """
     if limit is not None and limit <= _FEWEST_ROWS:
         return limit
+    most = most_rows(images.device)
     if images.is_cuda:
-        rows = _power_of_two(2**26 // images[0].numel(), most=_MOST_ROWS_ON_GPU)
+        rows = _power_of_two(2**26 // images[0].numel(), most=most)
     else:
-        rows = _power_of_two(2**21 // _largest_activation(classifier, images), most=_MOST_ROWS)
+        rows = _power_of_two(2**21 // _largest_activation(classifier, images), most=most)
     return rows if limit is None else min(rows, limit)
+
+
+def most_rows(device: torch.device) -> int:
+    """Return more rows than which no forward pass gains by."""
+    return _MOST_ROWS_ON_GPU if device.type == "cuda" else _MOST_ROWS
 
 
 def _largest_activation(classifier: Classifier, images: torch.Tensor) -> int:

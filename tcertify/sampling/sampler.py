@@ -41,6 +41,8 @@ class Sampler:
         Rows of a forward pass at most; fewer where that suits the device and the network better.
         It is halved each time memory runs out; the noise stays the same. Memory grows with it, and
         with nothing else.
+    rows : int, optional
+        Rows of a forward pass as they were measured or recorded, whatever suits.
 
     Attributes
     ----------
@@ -60,11 +62,16 @@ class Sampler:
     """
 
     def __init__(
-        self, classifier: Classifier, noise: Noise, *, batch_size: int | None = None
+        self,
+        classifier: Classifier,
+        noise: Noise,
+        *,
+        batch_size: int | None = None,
+        rows: int | None = None,
     ) -> None:
         self.classifier = classifier
         self.noise = noise
-        self.batch_size: int | None = None
+        self.batch_size = None if rows is None else check_whole("rows", rows)
         self.halved = False
         self._limit = None if batch_size is None else check_whole("batch_size", batch_size)
         self._batch: Batch | None = None

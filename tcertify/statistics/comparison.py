@@ -172,7 +172,7 @@ def sison_glaz_intervals(counts: ArrayLike, alpha: float) -> tuple[Floats, Float
 
     They do not certify: their coverage rests on an approximation of the multinomial by truncated
     Poisson counts, and fails where counts are small. If one class takes every vote, every interval
-    is a point, which claims an infinite radius from five votes. docs/planning-and-audits.md
+    is a point, which claims an infinite radius from five votes. docs/planning.md
     enumerates it.
 
     Parameters

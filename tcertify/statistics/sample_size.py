@@ -303,7 +303,7 @@ def _fewest_by_failures(case: _Case, beta: float, maximum: int) -> int | None:
     While the number of failures that still certifies stays the same, power falls with n. So the
     smallest n is the first one of some number of failures: of the first number that has the
     power there. Power goes up and down with that number, but stays below `_ceiling`, which
-    grows with it (docs/planning-and-audits.md), so the search starts where the ceiling has the
+    grows with it (docs/planning.md), so the search starts where the ceiling has the
     power.
     """
     if not case.p_a > ndtr(case.radius / case.sigma):

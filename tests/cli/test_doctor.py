@@ -37,6 +37,14 @@ def test_a_missing_compiler_is_named_with_the_line_that_brings_it(monkeypatch):
     assert things["cuda kernels"]["mend"].startswith("for a GPU: pip install")
 
 
+def test_a_folder_that_cupy_cannot_write_is_mended_by_a_variable(monkeypatch):
+    def unwritable():
+        raise PermissionError(13, "Permission denied", "/nowhere")
+
+    monkeypatch.setattr("tcertify_kernels.compiling.compile_counting", unwritable)
+    assert found()[1]["cuda kernels"]["mend"].startswith("set CUPY_CACHE_DIR")
+
+
 def test_kernels_that_count_wrongly_are_broken(monkeypatch):
     monkeypatch.setattr("tcertify_kernels.count_votes", lambda counts, logits, slot: counts)
     status, things = found()
@@ -49,7 +57,9 @@ def test_an_extra_that_is_not_installed_comes_with_its_line(monkeypatch):
     monkeypatch.setattr(doctor, "find_spec", lambda module: None)
     _, things = found()
     assert things["[plots]"]["state"] == "absent"
-    assert 'pip install "tcertify[plots]"' in things["[plots]"]["mend"]
+    assert things["[plots]"]["mend"].endswith('pip install "matplotlib>=3.8"')
+    assert things["[report]"]["mend"].endswith('pip install "bokeh>=3.4" "pillow>=10"')
+    assert '"scikit-learn>=1.4"' in things["[demo]"]["mend"]
 
 
 @pytest.mark.parametrize(("folder", "state"), [("", "works"), ("/proc/nowhere", "absent")])

@@ -1,12 +1,13 @@
 """A cluster of Ray's for a module of tests: on localhost, in a folder of its own, then gone."""
 
 import os
-import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tcertify.cluster.connection import _remove
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,6 +45,6 @@ def one_ray():
             finally:
                 ray.shutdown()
                 cluster.shutdown()
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
 
     return started

@@ -53,6 +53,17 @@ def test_a_task_that_fails_three_times_is_given_up_and_the_others_are_done():
     assert len(pool.given_up[0].reasons) == 3
 
 
+def test_tasks_are_waited_for_while_all_workers_are_being_replaced():
+    def answer(number, method, at):
+        if at == 0:
+            raise Lost("gone")
+        return echo(number, method, at)
+
+    pool = pool_of(answer, workers=1)
+    assert done(pool) == [1, 2, 3, 4, 5]
+    assert [task.name for task in pool.given_up] == ["task 0"]
+
+
 def test_three_tasks_in_a_row_that_are_given_up_end_the_run():
     pool = pool_of(lambda number, method, at: Outcome("", failed="OSError: no"))
     with pytest.raises(StoppedError, match=r"3 tasks in a row failed 3 times each.*OSError: no"):

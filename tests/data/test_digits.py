@@ -55,5 +55,5 @@ def test_an_unknown_split_is_refused():
 
 def test_without_scikit_learn_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "tcertify\[demo\]"'):
+    with pytest.raises(ModuleNotFoundError, match="pip install scikit-learn"):
         digits.load("test")

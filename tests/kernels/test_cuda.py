@@ -172,7 +172,19 @@ def test_a_launch_goes_to_the_current_stream_under_the_guard_of_the_device(monke
 
 def test_a_missing_cupy_is_an_error_that_names_the_pip_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'tcertify\[cuda13\]'"):
+    with pytest.raises(ModuleNotFoundError, match="pip install cupy-cuda13x 'nvidia"):
+        _cuda.kernel.__wrapped__("noise", "contiguous_float32")
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_that_says_what_to_set(monkeypatch):
+    class Unwritable:
+        def find_spec(self, name, path=None, target=None):
+            if name == "cupy":
+                raise PermissionError(13, "Permission denied", "/nowhere")
+
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Unwritable(), *sys.meta_path])
+    with pytest.raises(OSError, match="in /nowhere: set CUPY_CACHE_DIR to a folder"):
         _cuda.kernel.__wrapped__("noise", "contiguous_float32")
 
 

@@ -8,8 +8,11 @@ import torch
 from torch import nn
 
 from tcertify import SmoothedClassifier, predict_counts
+from tcertify.classifiers import Classifier, Execution
 from tcertify.errors import StoppedError, VoidCertificateError
-from tcertify.runs import predict_dataset, verify_run
+from tcertify.runs import engine, predict_dataset, verify_run
+from tcertify.runs.file import RunFile
+from tcertify.sampling import Trial, Tuning
 from tests.runs.models import (
     Dead,
     Dice,
@@ -266,3 +269,68 @@ def test_a_loader_is_refused_with_the_reason(tmp_path):
     loader = torch.utils.data.DataLoader([images()[0]])
     with pytest.raises(TypeError, match=r"find an image by its number.*pass its `dataset`"):
         certify(tmp_path / "a.run", data=loader, num_classes=CLASSES)
+
+
+@pytest.fixture
+def tuned(monkeypatch):
+    """A tuning that finds bfloat16 at 3 rows fastest; each is noted."""
+    calls = []
+
+    def tune(model, classes, sigma, x, **options):
+        calls.append((classes, sigma, x.shape, options))
+        best = Trial(Execution("bfloat16", channels_last=True), rows=3, rate=2.0, votes=1)
+        return Tuning((Trial(Execution("float32"), rows=8, rate=1.0, votes=1), best))
+
+    monkeypatch.setattr(engine, "tune", tune)
+    return calls
+
+
+def test_the_fastest_execution_is_recorded_kept_by_a_resume_and_used_by_a_replay(tmp_path, tuned):
+    seen, path = [], tmp_path / "a.run"
+
+    class Seeing(Network):
+        def forward(self, batch):
+            seen.append((len(batch), batch.dtype))
+            return super().forward(batch)
+
+    told = []
+    table = certify(path, Seeing(), execution="fastest", indices=range(6), on_tuned=told.append)
+    assert tuned == [(CLASSES, 0.5, (1, 2, 2), {"device": None, "batch_size": None})]
+    assert told[0].fastest.rows == 3
+    assert table.environment["batch_size"] == 3
+    assert (3, torch.bfloat16) in seen
+    certify(path, Seeing(), execution="fastest", resume=True)
+    assert len(tuned) == 1
+    explicit = Execution("bfloat16", channels_last=True)
+    certify(tmp_path / "b.run", execution=explicit)
+    assert rows_of(path) == rows_of(tmp_path / "b.run")
+    seen.clear()
+    assert verify_run(path, replay=12, model=Seeing(), dataset=images()).findings == ()
+    assert {rows for rows, dtype in seen if dtype == torch.bfloat16} >= {3}
+    with RunFile(path) as run:
+        assert run.parameters["dtype"] == "bfloat16"
+        assert run.parameters["channels_last"] is True
+
+
+def test_an_overwrite_tunes_again(tmp_path, tuned):
+    for _ in range(2):
+        certify(tmp_path / "a.run", execution="fastest", overwrite=True)
+    assert len(tuned) == 2
+
+
+def test_the_fastest_execution_is_found_for_a_model_on_an_image(tmp_path, tuned):
+    with pytest.raises(ValueError, match='`execution` "fastest" needs the model itself'):
+        certify(tmp_path / "a.run", Classifier(Network(), CLASSES), execution="fastest")
+    void = torch.full((3, 1, 2, 2), torch.nan), torch.arange(3)
+    with pytest.raises(StoppedError, match='`execution` "fastest" found no whole image'):
+        certify(tmp_path / "a.run", data=void, num_classes=CLASSES, execution="fastest")
+    with pytest.raises(TypeError, match="`execution` must be an Execution, got 'fast'"):
+        certify(tmp_path / "a.run", execution="fast")
+    assert tuned == []
+
+
+def test_shards_and_workers_do_not_tune_each_for_itself(tmp_path, tuned):
+    for where in ({"shard": (1, 2)}, {"cluster": object()}):
+        with pytest.raises(ValueError, match="would find another one in each place"):
+            certify(tmp_path / "a.run", execution="fastest", seed=3, **where)
+    assert tuned == []

@@ -1,11 +1,12 @@
 """The batch: how many rows suit a forward pass."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from tcertify.classifiers import Classifier, build
-from tcertify.sampling.batch import _largest_activation, suitable_rows
+from tcertify.sampling.batch import _largest_activation, _send, suitable_rows
 
 
 @pytest.mark.parametrize(
@@ -51,3 +52,18 @@ def test_a_plain_function_is_not_run_with_a_batch_of_one():
         raise AssertionError(len(batch))
 
     assert suitable_rows(Classifier(function, 3), torch.rand(1, 64, 64), None) == 256
+
+
+def test_numbers_go_to_a_device_from_pinned_memory_without_a_wait(monkeypatch):
+    sent = []
+
+    class Device:
+        is_cuda = True
+
+        def copy_(self, host, non_blocking):
+            sent.append((host, non_blocking))
+
+    pinned = torch.tensor([[7]])
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned)
+    _send(Device(), np.ones((1, 1), np.int64))
+    assert sent == [(pinned, True)]
