@@ -535,7 +535,7 @@ def main(
         arms = choose(study, partial(runs_of, tuning=True))
         runs = runs_of([(arm, seed) for seed in range(study.seeds) for arm in arms])
     made = {
-        "command": " ".join(["python benchmarks/study.py", *sys.argv[1:]]),
+        "command": " ".join(["python -m benchmarks.study", *sys.argv[1:]]),
         "commit": ", ".join(dict.fromkeys(str(one.commit) for one in runs)),
         "device": f"{processor()}, a core for each run, torch {torch.__version__}",
         "cpu_minutes": round(sum(one.training_s + one.certifying_s for one in runs) / 60, 1),
