@@ -42,10 +42,10 @@ bench: .venv/test
 	$(BIN)/python -m pytest benchmarks --benchmark-enable
 
 study: .venv/test
-	$(BIN)/python benchmarks/study.py
+	$(BIN)/python -m benchmarks.study
 
 study-fashion: .venv/test
-	$(BIN)/python benchmarks/study.py fashion-mnist
+	$(BIN)/python -m benchmarks.study fashion-mnist
 
 # Every parser against damaged files, with many examples each, within an hour.
 fuzz: .venv/test

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -188,17 +188,24 @@ class Run:
             values = {name: arrays[name] for name in arrays.files}
         return cls(**{name: value if value.ndim else value[()] for name, value in values.items()})
 
+    @cached_property
+    def _radii(self) -> dict[str, NDArray[np.float64]]:
+        return {}
+
     def radius(self, method: str) -> NDArray[np.float64]:
         """Return the certified radius of each image, -1 where the answer is wrong or none."""
-        result = certify_counts(
-            self.votes[:, :-1],
-            self.top,
-            sigma=self.sigma,
-            alpha=ALPHA,
-            method=method,
-            invalid=self.votes[:, -1],
-        )
-        return np.where(result.predicted == self.labels, result.radius, -1.0)
+        if method not in self._radii:
+            result = certify_counts(
+                self.votes[:, :-1],
+                self.top,
+                sigma=self.sigma,
+                alpha=ALPHA,
+                method=method,
+                invalid=self.votes[:, -1],
+            )
+            right = result.predicted == self.labels
+            self._radii[method] = np.where(right, result.radius, -1.0)
+        return self._radii[method]
 
 
 def candidates(study: Study, sigma: float) -> dict[str, list[Recipe]]:
@@ -528,7 +535,7 @@ def main(
         arms = choose(study, partial(runs_of, tuning=True))
         runs = runs_of([(arm, seed) for seed in range(study.seeds) for arm in arms])
     made = {
-        "command": " ".join(["python benchmarks/study.py", *sys.argv[1:]]),
+        "command": " ".join(["python -m benchmarks.study", *sys.argv[1:]]),
         "commit": ", ".join(dict.fromkeys(str(one.commit) for one in runs)),
         "device": f"{processor()}, a core for each run, torch {torch.__version__}",
         "cpu_minutes": round(sum(one.training_s + one.certifying_s for one in runs) / 60, 1),
