@@ -7,6 +7,7 @@ INSTALL = $(PIP) install -c constraints.txt torch && $(PIP) install -c constrain
 
 TWINS := tests/kernels/test_noise.py tests/kernels/test_integer_noise.py tests/kernels/test_counting.py tests/bounds
 COVERAGE := --cov --cov-fail-under=95
+TWO := -n 2 --dist loadfile
 
 .PHONY: demo test lint docs packages licences bench study study-fashion fuzz clean
 
@@ -15,8 +16,8 @@ demo: .venv/demo
 
 # The suite as users run it, then the compiled code as plain Python, where coverage can see it.
 test: .venv/test
-	$(BIN)/python -m pytest --cov --cov-report=
-	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q $(TWINS) -k "not shim and not sm_" --cov-append $(COVERAGE)
+	$(BIN)/python -m pytest $(TWO) --cov --cov-report=
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest $(TWO) -q $(TWINS) -k "not shim and not sm_" --cov-append $(COVERAGE)
 
 lint: .venv/lint
 	$(BIN)/ruff check .

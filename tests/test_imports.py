@@ -66,6 +66,8 @@ def block(monkeypatch, modules):
         below = [name for name in sys.modules if name.startswith(f"{module}.")]
         for name in [module, *below]:
             monkeypatch.setitem(sys.modules, name, None)
+        for name in [name for name in sys.modules if name.startswith(f"torch.utils.{module}")]:
+            monkeypatch.delitem(sys.modules, name)  # torch's own door to it, opened before
 
 
 def is_true(line):

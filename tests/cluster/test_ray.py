@@ -129,14 +129,14 @@ def test_a_node_that_leaves_takes_no_row_with_it(cluster, tmp_path, path):
             SlowNetwork(),
             images(60),
             workers=3,
-            n=200,
+            n=2000,
             batch_size=64,
             on_progress=leave,
         )
     finally:
         if not seen:
             cluster.remove_node(leaving)
-    certify(tmp_path / "b.run", data=images(60), n=200, batch_size=64)
+    certify(tmp_path / "b.run", data=images(60), n=2000, batch_size=64)
     assert seen[0] < 60
     assert rows_of(path) == rows_of(tmp_path / "b.run")
     assert any(text.startswith("Replaced: worker ") for text in table.warnings)
