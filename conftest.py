@@ -2,6 +2,7 @@
 
 import pytest
 
+# pytest finds a hook and fixtures by their names here
 from tests.pages import collect as pytest_collect_file  # noqa: F401
 from tests.pages import demo_files, page  # noqa: F401
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcertify._checks import MAX_SAMPLES
-from tcertify.runs.settings import MAX_VOTES, NOTHING, Settings
+from tcertify.runs.settings import MAX_VOTES, NOTHING, ROUNDING, Settings
 from tcertify.votes import Votes
 
 #: An image of a data set is told apart by 32 bits of the noise's counter.
@@ -20,9 +20,6 @@ MAX_IMAGES = 2**32
 
 #: More than thirty years for one image are no measurement.
 MAX_SECONDS = 1e9
-
-#: Other versions of the special functions may round a bound otherwise, by less than this.
-_ROUNDING = 1e-9
 
 _INT64 = 8
 _MOST_TEXT = 2000
@@ -278,7 +275,7 @@ def unpack(content: bytes, *, most: int) -> NDArray[np.int64]:
 
 def too_good(row: Row, found: Any, votes: str = "its votes") -> Iterator[str]:
     """Yield what a row says beyond the certificate `found` that its votes give."""
-    slack, image = 1 + _ROUNDING, f"Image {row.image_id}"
+    slack, image = 1 + ROUNDING, f"Image {row.image_id}"
     if row.predicted not in (-1, found["predicted"]):
         yield f"{image}: class {row.predicted}, but {votes} give {found['predicted']}."
     if not row.radius <= found["radius"] * slack:

@@ -44,14 +44,12 @@ MAX_LOOKS, MAX_VOTES = 10_000, 2**22
 #: An image has no more axes, and no longer ones.
 MAX_AXES, MAX_SIDE = 8, 2**24
 
-#: Other versions of the elementary functions may round a level otherwise, by less than this.
-_ROUNDING = 1e-9
-
 #: Noise is added in float32; beyond these its products are no normal numbers any more.
 _LEAST_SIGMA, _MOST_SIGMA = 1e-30, 1e30
 
-#: Other versions of the special functions may round a bound otherwise, by less than this.
-_ROUNDING = 1e-9
+#: Other versions of the special functions may round a bound, a level or a plan otherwise, by less
+#: than this.
+ROUNDING = 1e-9
 
 CERTIFICATE = np.dtype(
     [("predicted", np.int64), ("radius", np.float64), ("p_a", np.float64), ("p_b", np.float64)]
@@ -114,7 +112,7 @@ class Settings:
             )
         self._check_plan()
         self._check_charge()
-        if self.schedule.alpha > self.charged(self.alpha) * (1 + _ROUNDING * self.charge_noise):
+        if self.schedule.alpha > self.charged(self.alpha) * (1 + ROUNDING * self.charge_noise):
             charged = ", charged for the noise" if self.charge_noise else ""
             raise ValueError(
                 f"`look_levels` must not sum to more than alpha = {self.alpha}{charged}."
@@ -295,7 +293,7 @@ class Settings:
         """
         if self.radius_loss is None:
             return ends == [*self.looks[: len(ends)]]
-        near = (self.radius_loss * factor for factor in (1 - _ROUNDING, 1 + _ROUNDING))
+        near = (self.radius_loss * factor for factor in (1 - ROUNDING, 1 + ROUNDING))
         return ends in [[self._planned(selection, label, loss)] for loss in near]
 
     def _planned(self, selection: NDArray[np.int64], label: int, radius_loss: float) -> int:

@@ -11,9 +11,10 @@ from scipy.stats import binom
 
 from tcertify.bounds import charged_alpha, clopper_pearson_lower, joint_lower
 from tcertify.bounds.charge import grown, n_tau
-from tcertify.certificates import METHODS, certify_counts
+from tcertify.certificates import METHODS
 from tcertify.statistics.stopping import Schedule
-from tests.reference import AnyLook, UpperSet, outcomes
+from tests.enumerated import certified_t
+from tests.reference import AnyLook, UpperSet
 
 JIT = not numba.config.DISABLE_JIT
 
@@ -72,21 +73,6 @@ def fails_with_at_most(event, t, alpha, *, most=200_000):
 
 def probability(event, z_a, z_c):
     return event.probability(ndtri(tilted(ndtr(z_a), 1)), ndtri(tilted(ndtr(z_c), -1)))
-
-
-def certified_t(n, level, method):
-    bound = np.full((n + 1, n + 1), -np.inf)
-    k_a, k_b = outcomes(n)
-    found = certify_counts(
-        np.stack([k_a, k_b], axis=-1),
-        np.zeros_like(k_a),
-        sigma=2.0,
-        alpha=level,
-        method=method,
-        invalid=n - k_a - k_b,
-    )
-    bound[k_a, k_b] = np.where(found.radius > 0, found.radius, -np.inf)
-    return bound
 
 
 def test_the_hostile_noise_breaks_what_is_not_charged():

@@ -8,25 +8,10 @@ import pytest
 
 from tcertify.certificates import METHODS, certify_counts
 from tcertify.statistics.stopping import Progress, Schedule, decide
+from tests.enumerated import certified_t
 from tests.reference import AnyLook, largest_probability, outcomes
 
 JIT = not numba.config.DISABLE_JIT
-
-
-def certified_t(look, level, method):
-    """The bound on t of every outcome of a look, where it certifies; -inf elsewhere."""
-    bound = np.full((look + 1, look + 1), -np.inf)
-    k_a, k_b = outcomes(look)
-    found = certify_counts(
-        np.stack([k_a, k_b], axis=-1),
-        np.zeros_like(k_a),
-        sigma=2.0,
-        alpha=level,
-        method=method,
-        invalid=look - k_a - k_b,
-    )
-    bound[k_a, k_b] = np.where(found.radius > 0, found.radius, -np.inf)
-    return bound
 
 
 SCHEDULES = (
