@@ -4,10 +4,10 @@
 levels and with several seeds, and certify the same test images of each from one set of votes by
 CERTIFY, T-CERTIFY and the joint bound. What a method leaves to choose (lam, the attack's radius) is
 chosen at each noise level by a validation split of the training images, with a seed that the study
-does not use; the test images are looked at once. Every training is kept with its votes in a file of
-its own, so that a study that was cut goes on, takes up more seeds, or is only drawn again. Four
-files come of it: ``.json`` (every run), ``.md`` (the tables) and two ``.png``, of the methods of
-training and of certification.
+does not use; ADRE_ADV takes the attack's radius that was chosen for SmoothAdv. The test images are
+looked at once. Every training is kept with its votes in a file of its own, so that a study that was
+cut goes on, takes up more seeds, or is only drawn again. Four files come of it: ``.json`` (every
+run), ``.md`` (the tables) and two ``.png``, of the methods of training and of certification.
 """
 
 from __future__ import annotations
@@ -52,6 +52,20 @@ METHODS = ("certify", "t-certify", "joint")
 GRID = [i / 20 for i in range(51)]
 ALPHA, N0 = 0.001, 100
 TUNING_SEED = 1000
+
+ARMS = (
+    "Basic",
+    "Basic, all copies",
+    "stability",
+    "SmoothAdv",
+    "ADRE_REG",
+    "ADRE_REG, floor 0",
+    "ADRE_REG, l_per of one copy",
+    "ADRE_ADV",
+    "ADRE_ADV, floor 0",
+    "signed radius",
+    "radius (eq. 10)",
+)
 
 #: What is compared: an arm, and the arm that it differs from in one thing.
 PAIRS = (
@@ -209,19 +223,19 @@ class Run:
 
 
 def candidates(study: Study, sigma: float) -> dict[str, list[Recipe]]:
-    """Return the methods at a noise level, each with the settings to choose from."""
-
-    def attack(eps: float) -> dict[str, Any]:
-        return {"steps": 2, "eps": eps, "eps_warmup": study.recipe.epochs / 4}
-
+    """Return the methods at a noise level, each with the settings to choose from; without
+    ADRE_ADV, whose attack is SmoothAdv's.
+    """
     grids: dict[str, list[dict[str, Any]]] = {
         "Basic": [{"lam": 0.0, "k": 1}],
         "Basic, all copies": [{"lam": 0.0}],
         "stability": [{"risk": "stability", "lam": 1.0}],
-        "SmoothAdv": [{"lam": 0.0, **attack(eps)} for eps in study.eps],
+        "SmoothAdv": [
+            {"lam": 0.0, "steps": 2, "eps": eps, "eps_warmup": study.recipe.epochs / 4}
+            for eps in study.eps
+        ],
         "ADRE_REG": [{"lam": lam} for lam in study.lams],
         "ADRE_REG, l_per of one copy": [{"lam": lam, "per": "single"} for lam in study.lams],
-        "ADRE_ADV": [{"lam": lam, **attack(eps)} for lam in study.lams for eps in study.eps],
         "signed radius": [{"risk": "signed-radius", "lam": lam} for lam in study.radius_lams],
         "radius (eq. 10)": [{"risk": "radius", "lam": lam} for lam in study.radius_lams],
     }
@@ -285,16 +299,30 @@ def choose(study: Study, tune: Callable[[list[tuple[Arm, int]]], Iterable[Run]])
     by CERTIFY was largest on the validation split, and both ADRE arms without the floor.
     """
     grids = {(s, name): g for s in study.sigmas for name, g in candidates(study, s).items()}
+    best = _best(grids, tune)
+    attacked = {
+        (s, "ADRE_ADV"): [dataclasses.replace(best[s, "SmoothAdv"], lam=lam) for lam in study.lams]
+        for s in study.sigmas
+    }
+    best |= _best(attacked, tune)
+    for s in study.sigmas:
+        for name in ("ADRE_REG", "ADRE_ADV"):
+            best[s, f"{name}, floor 0"] = dataclasses.replace(best[s, name], floor=0.0)
+    return [Arm(name, best[s, name]) for s in study.sigmas for name in ARMS]
+
+
+def _best(
+    grids: dict[tuple[float, str], list[Recipe]],
+    tune: Callable[[list[tuple[Arm, int]]], Iterable[Run]],
+) -> dict[tuple[float, str], Recipe]:
+    """Return the recipe of each grid that is best on the validation split."""
     asked = [Arm(n, r) for (_, n), grid in grids.items() for r in grid if len(grid) > 1]
     found = iter(tune([(arm, TUNING_SEED) for arm in asked]))
-    arms = []
-    for (_, name), grid in grids.items():
+    best = {}
+    for key, grid in grids.items():
         scores = [average_radius(next(found), "certify") for _ in grid] if len(grid) > 1 else [0.0]
-        best = Arm(name, grid[int(np.argmax(scores))])
-        arms.append(best)
-        if name in ("ADRE_REG", "ADRE_ADV"):
-            arms.append(Arm(f"{name}, floor 0", dataclasses.replace(best.recipe, floor=0.0)))
-    return arms
+        best[key] = grid[int(np.argmax(scores))]
+    return best
 
 
 def average_radius(made: Run, method: str) -> float:

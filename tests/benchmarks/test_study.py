@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from benchmarks import study
-from benchmarks.study import PAIRS, STUDIES, Arm, Job, Run, compare
+from benchmarks.study import ARMS, PAIRS, STUDIES, Arm, Job, Run, compare
 
 DIGITS = dataclasses.replace(STUDIES["digits"], samples=100, images=50)
 IMAGES = 40
@@ -22,17 +22,12 @@ def made_up(arm, sigma, seed, share):
     return Run(arm, sigma, seed, 1.0, 2.0, 3.0, labels, np.zeros(IMAGES, np.int64), votes)
 
 
-def names():
-    grids = study.candidates(DIGITS, 0.5)
-    return [*grids, "ADRE_REG, floor 0", "ADRE_ADV, floor 0"]
-
-
 def runs(seeds=3):
     return [
         made_up(name, sigma, seed, 0.8 + 0.01 * place)
         for seed in range(seeds)
         for sigma in (0.25, 0.5)
-        for place, name in enumerate(names())
+        for place, name in enumerate(ARMS)
     ]
 
 
@@ -76,8 +71,8 @@ def test_a_run_is_kept_whole_and_not_repeated(tmp_path, monkeypatch):
 
 
 def test_every_comparison_is_of_arms_that_are_studied():
-    assert {name for pair in PAIRS for name in pair} <= set(names())
-    assert set(study.SHOWN) <= set(names())
+    assert {name for pair in PAIRS for name in pair} <= set(ARMS)
+    assert set(study.SHOWN) <= set(ARMS)
 
 
 def test_the_settings_of_a_method_are_those_that_certify_farthest_on_validation_images():
@@ -86,7 +81,12 @@ def test_the_settings_of_a_method_are_those_that_certify_farthest_on_validation_
     def tune(jobs):
         asked.extend(jobs)
         return [
-            made_up(arm.name, arm.recipe.sigma, seed, 0.95 if arm.recipe.lam == 0.3 else 0.7)
+            made_up(
+                arm.name,
+                arm.recipe.sigma,
+                seed,
+                0.6 + 0.2 * (arm.recipe.lam == 0.3) + 0.15 * (arm.recipe.eps == 0.5),
+            )
             for arm, seed in jobs
         ]
 
@@ -95,8 +95,9 @@ def test_the_settings_of_a_method_are_those_that_certify_farthest_on_validation_
     assert study.TUNING_SEED not in range(DIGITS.seeds)
     for sigma in DIGITS.sigmas:
         chosen = {arm.name: arm.recipe for arm in arms if arm.recipe.sigma == sigma}
-        assert set(chosen) == set(names())
+        assert set(chosen) == set(ARMS)
         assert chosen["ADRE_REG"].lam == chosen["ADRE_ADV"].lam == 0.3
+        assert chosen["SmoothAdv"].eps == chosen["ADRE_ADV"].eps == 0.5
         assert chosen["ADRE_REG, floor 0"] == dataclasses.replace(chosen["ADRE_REG"], floor=0.0)
 
 
@@ -135,7 +136,7 @@ def test_holm_multiplies_the_smallest_by_the_number_and_never_falls():
 
 
 def test_runs_tables_and_pictures_are_written_with_how_they_were_made(tmp_path):
-    arms = [Arm(name, dataclasses.replace(DIGITS.recipe, sigma=0.5)) for name in names()]
+    arms = [Arm(name, dataclasses.replace(DIGITS.recipe, sigma=0.5)) for name in ARMS]
     made = runs()
     study.write(DIGITS, arms, made, {"command": "make study"}, tmp_path / "results")
     text = (tmp_path / "results" / "study.md").read_text()
