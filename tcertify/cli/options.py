@@ -7,6 +7,7 @@ import functools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,9 @@ NOISES = ("auto", "integer", "gaussian")
 METHODS = ("joint", "t-certify", "certify")
 DATASETS = ("digits", "fashion-mnist", "cifar10", "imagenet")
 CONSTANTS = ("cifar10", "imagenet", "none")
+
+#: Units of time.
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours"}
 
 #: What --ray stands for without an address.
 _THIS_MACHINE = "this machine"
@@ -106,6 +110,34 @@ class Shard(click.ParamType[tuple[int, int]]):
         if not 1 <= number <= parts:
             self.fail(f"it must be I/N with I from 1 to N, got {value!r}.", param, ctx)
         return number, parts
+
+
+class Budget(click.ParamType[int | timedelta]):
+    """A number of samples, or a time: 5e6, 90s, 45m, 2h."""
+
+    name = "samples or time"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return samples as an int and a time as a timedelta."""
+        if isinstance(value, (int, timedelta)):
+            return value
+        unit = _UNITS.get(value[-1:])
+        try:
+            amount = float(value[:-1] if unit else value)
+            return timedelta(**{unit: amount}) if unit else _whole(amount)
+        except (ValueError, OverflowError):
+            self.fail(
+                f"it must be a whole number of samples, such as 5e6, or a time, such as 90s, 45m or"
+                f" 2h, got {value!r}.",
+                param,
+                ctx,
+            )
+
+
+def _whole(amount: float) -> int:
+    if amount != int(amount):
+        raise ValueError
+    return int(amount)
 
 
 class Address(click.ParamType[str]):

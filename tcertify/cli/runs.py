@@ -17,6 +17,7 @@ from tcertify.cli.options import (
     METHODS,
     NOISES,
     PATH,
+    Budget,
     ClusterOptions,
     DataOptions,
     ModelOptions,
@@ -36,6 +37,8 @@ from tcertify.cli.options import (
 from tcertify.cli.output import emit, json_option, progress, quiet_option, tell
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from tcertify.classifiers import Classifier, Execution
     from tcertify.data import Dataset
     from tcertify.report import Table
@@ -224,6 +227,13 @@ _run_options = together(
     type=float,
     help="Sample each image just often enough to keep all but this share of its radius: .05.",
 )
+@click.option(
+    "--budget",
+    type=Budget(),
+    metavar="SAMPLES|TIME",
+    help="Spread so many samples over all images, such as 5e6, or what so much time allows, such as"
+    " 90s, 45m or 2h.",
+)
 def certify(
     images: DataOptions,
     selection: Selection,
@@ -236,6 +246,7 @@ def certify(
     target_radius: float | None,
     radii: list[float] | None,
     radius_loss: float | None,
+    budget: int | timedelta | None,
 ) -> None:
     """Certify the images of a data set.
 
@@ -258,11 +269,23 @@ def certify(
         radii = [target_radius]
     if radii is not None and radius_loss is not None:
         raise click.UsageError("--radius-loss excludes --radii and --target-radius.")
+    if budget is not None and (radii is not None or radius_loss is not None):
+        raise click.UsageError("--budget excludes --radius-loss, --radii and --target-radius.")
+    if budget is not None and options.shard is not None:
+        raise click.UsageError(
+            "--budget is worked out from all images at once, so that it excludes --shard."
+        )
     check_useful(n, options.alpha)
     largest = largest_radius(n, options.alpha, options.sigma)
     _run(
         functools.partial(
-            certify_dataset, n0=n0, n=n, method=method, radii=radii, radius_loss=radius_loss
+            certify_dataset,
+            n0=n0,
+            n=n,
+            method=method,
+            radii=radii,
+            radius_loss=radius_loss,
+            budget=budget,
         ),
         images,
         selection,

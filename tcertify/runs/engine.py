@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -16,6 +17,7 @@ from tcertify.classifiers import Classifier, Execution
 from tcertify.classifiers.execution import BaseClassifier
 from tcertify.data import Dataset, as_dataset
 from tcertify.errors import StoppedError
+from tcertify.runs.budget import Budget, check_run_budget, with_budget
 from tcertify.runs.file import MAX_PLAN, RunFile, RunWriter
 from tcertify.runs.images import load_images
 from tcertify.runs.machine import Cluster, Job, machine
@@ -48,6 +50,7 @@ def certify_dataset(
     method: str = "joint",
     radii: Sequence[float] | None = None,
     radius_loss: float | None = None,
+    budget: int | datetime.timedelta | None = None,
     noise: str = "auto",
     levels: int | None = None,
     charge_noise: bool = False,
@@ -100,6 +103,14 @@ def certify_dataset(
         share of the radius that `n` samples would give, and about 1,000 times where the selected
         class is not its label. All numbers of the run may be read as usual: each image is certified
         once, at the whole of alpha. See `tcertify.statistics.plan_for_loss`.
+    budget : int or timedelta, optional
+        Estimation samples of all images together, at least about 1,000 for each: spread so that one
+        more would gain about the same radius at every image, `n` at most, and about 1,000 where the
+        selected class is not the label. The plan looks at selection samples alone, so that all
+        numbers of the run may be read as usual. It is made from at most 1,000 images: of more, the
+        samples come to about the budget. A time becomes samples at the speed with which these
+        1,000 were selected, theirs taken off; a resume keeps the plan. See
+        `tcertify.statistics.plan_for_budget`.
     noise : {"auto", "integer", "gaussian"}
         Integer noise certifies images of whole grey levels as executed, float rounding included
         (docs/guarantees.md). "auto" takes it where ``dataset.levels`` says the levels, or, without
@@ -179,15 +190,18 @@ def certify_dataset(
         charge_noise=charge_noise,
     )
     check_useful(settings.n, settings.look_levels[-1], method=settings.method)
+    whole = _plan(dataset, indices)
+    check_run_budget(budget, settings, len(whole), shard=shard)
     return _run(
         model,
         dataset,
         settings,
         out,
+        budget=budget,
         noise=noise,
         levels=levels,
         seed=seed,
-        whole=_plan(dataset, indices),
+        whole=whole,
         shard=shard,
         batch_size=batch_size,
         device=device,
@@ -243,6 +257,7 @@ def predict_dataset(
         dataset,
         settings,
         out,
+        budget=None,
         noise=noise,
         levels=levels,
         seed=seed,
@@ -267,6 +282,7 @@ def _run(
     settings: Settings,
     out: str | os.PathLike[str],
     *,
+    budget: Budget | None,
     noise: str,
     levels: int | None,
     seed: int | str,
@@ -314,6 +330,11 @@ def _run(
     if on_start:
         on_start(settings)
     job = Job(settings, whole, allow, batch_size, rows)
+    if budget is not None:
+        planned = with_budget(
+            settings, budget, classifier, dataset, job, out, cluster=cluster, there=there
+        )
+        job = replace(job, settings=planned)
     at_work = (machine if cluster is None else cluster)(classifier, dataset, job)
     with (
         at_work as hands,

@@ -194,7 +194,7 @@ class Rounds:
         stream = PREDICTION if self._settings.predicts else ESTIMATION
         for image, selection in zip(new, selections, strict=True):
             image.selection = selection
-            image.ends = self._settings.ends(selection, image.loaded.label)
+            image.ends = self._settings.ends(selection, image.loaded.label, image.loaded.image_id)
         shares = np.array([self._to_come(image) for image in group])
         votes = self._count(group, [*map(self._seen, group)], [*map(self._until, group)], stream)
         seconds = (time.perf_counter() - started) * shares / shares.sum()

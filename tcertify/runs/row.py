@@ -208,7 +208,8 @@ class Row:
                 f"it has votes at {len(self.looks)} looks, of which look {self.look} gives the"
                 " certificate."
             )
-        if not settings.may_end(self.looks.sum(1).tolist(), self.selection, self.label):
+        ends = self.looks.sum(1).tolist()
+        if not settings.may_end(ends, self.selection, self.label, self.image_id):
             raise ValueError("its estimation votes do not sum to the samples of the looks.")
 
     def _squared_levels(self, settings: Settings) -> int | None:

@@ -15,13 +15,21 @@ from tcertify._checks import (
     check_alpha,
     check_choice,
     check_non_negative,
+    check_positive,
     check_real,
     check_whole,
 )
 from tcertify.bounds import charge
 from tcertify.certificates import ABSTAIN, METHODS, certify_votes, predict_counts
 from tcertify.radius import largest_integer_change
-from tcertify.statistics.allocation import check_loss, check_sizes, plan_for_loss, plan_sizes
+from tcertify.statistics.allocation import (
+    Price,
+    check_loss,
+    check_sizes,
+    plan_at_price,
+    plan_for_loss,
+    plan_sizes,
+)
 from tcertify.statistics.planning import largest_radius
 from tcertify.statistics.stopping import Schedule
 from tcertify.votes import Votes
@@ -67,9 +75,11 @@ class Settings:
     share of alpha that each look may spend; a run without early stopping has one look. ``radii``
     are the radii that early stopping decides. ``radius_loss`` is the share of its radius that an
     image may lose to a plan, which then chooses its samples among ``sizes``; the one look is after
-    these. ``noise`` is one of `KINDS`; ``levels`` are the grey levels above 0 of integer noise.
-    ``shape`` is that of an image, None until one was seen. Under ``charge_noise`` the levels of the
-    looks are so much smaller that alpha holds under Gaussian noise as it is drawn.
+    these. A plan may also keep the whole run to ``budget`` estimation samples: then ``price`` is
+    what a sample must gain, and ``price_share`` the share of the images on the brink that take the
+    larger size. ``noise`` is one of `KINDS`; ``levels`` are the grey levels above 0 of integer
+    noise. ``shape`` is that of an image, None until one was seen. Under ``charge_noise`` the levels
+    of the looks are so much smaller that alpha holds under Gaussian noise as it is drawn.
     """
 
     num_classes: int
@@ -87,6 +97,9 @@ class Settings:
     shape: tuple[int, ...] | None = None
     radius_loss: float | None = None
     sizes: tuple[int, ...] | None = None
+    budget: int | None = None
+    price: float | None = None
+    price_share: float | None = None
 
     def __post_init__(self) -> None:
         check_whole("num_classes", self.num_classes, minimum=2)
@@ -140,13 +153,25 @@ class Settings:
             raise ValueError(f"`levels` are those of integer noise, got {self.levels!r:.70}.")
 
     def _check_plan(self) -> None:
-        if (self.radius_loss is None) != (self.sizes is None):
-            raise ValueError("`radius_loss` and `sizes` must be given together.")
-        if self.radius_loss is None or self.sizes is None:
+        priced = (self.budget, self.price, self.price_share)
+        if None in priced and priced != (None, None, None):
+            raise ValueError("`budget`, `price` and `price_share` must be given together.")
+        asked = [name for name in ("radius_loss", "budget") if getattr(self, name) is not None]
+        if len(asked) > 1:
+            raise ValueError("`radius_loss` must not be given with `budget`.")
+        if bool(asked) != (self.sizes is not None):
+            raise ValueError("`radius_loss` or `budget` must be given together with `sizes`.")
+        if not asked or self.sizes is None:
             return
-        check_loss(self.radius_loss)
         if self.radii is not None or self.predicts:
-            raise ValueError("`radius_loss` must not be given with `radii`, or for predictions.")
+            raise ValueError(f"`{asked[0]}` must not be given with `radii`, or for predictions.")
+        if self.radius_loss is not None:
+            check_loss(self.radius_loss)
+        else:
+            check_whole("budget", self.budget)
+            check_positive("price", self.price)
+            if not 0 <= check_real("price_share", self.price_share) <= 1:
+                raise ValueError(f"`price_share` must be in [0, 1], got {self.price_share}.")
         if len(self.sizes) > MAX_LOOKS or [*check_sizes(self.sizes)][-1:] != [*self.looks]:
             raise ValueError(f"`sizes` must be at most {MAX_LOOKS}, the last of them n = {self.n}.")
 
@@ -236,13 +261,19 @@ class Settings:
     @property
     def claim(self) -> str:
         """What a plan promises of the samples, in words; empty without one."""
-        if self.radius_loss is None or self.sizes is None:
+        if self.sizes is None:
             return ""
+        few = f"{self.sizes[0]} where the class is not the label or the image looked hopeless."
+        if self.radius_loss is None:
+            return (
+                "The samples of each image were planned from the selection samples, within a budget"
+                f" of {self.budget} for all images: so that one more would gain about the same"
+                f" radius at each, {self.n} at most, and {few}"
+            )
         return (
             "The samples of each image were planned from its selection sample: as many as are"
             f" expected to keep all but {100 * self.radius_loss:g} % of the radius that {self.n}"
-            f" samples would give, and {self.sizes[0]} where the class is not the label or the"
-            " image looked hopeless."
+            f" samples would give, and {few}"
         )
 
     @cached_property
@@ -279,34 +310,56 @@ class Settings:
             return alpha
         return charge.charged_alpha(alpha, self.n, self.size)
 
-    def ends(self, selection: NDArray[np.int64], label: int) -> tuple[int, ...]:
+    def within(self, budget: int, price: Price) -> Settings:
+        """Return the settings with a plan that keeps to a budget at its price."""
+        return replace(
+            self,
+            sizes=plan_sizes(self.n, self.alpha),
+            budget=budget,
+            price=price.of_sample,
+            price_share=price.share,
+        )
+
+    def ends(self, selection: NDArray[np.int64], label: int, image_id: int) -> tuple[int, ...]:
         """Return the samples after which the votes of an image are looked at, from its selection
         votes (C + 1,) and its label.
         """
-        if self.radius_loss is None:
+        if self.sizes is None:
             return self.looks
-        return (self._planned(selection, label, self.radius_loss),)
+        return (self._planned(selection, label, image_id),)
 
-    def may_end(self, ends: list[int], selection: NDArray[np.int64], label: int) -> bool:
+    def may_end(
+        self, ends: list[int], selection: NDArray[np.int64], label: int, image_id: int
+    ) -> bool:
         """Whether the votes of an image may have been looked at after these samples, and no more;
         other versions of the special functions may plan otherwise by a hair.
         """
-        if self.radius_loss is None:
+        if self.sizes is None:
             return ends == [*self.looks[: len(ends)]]
-        near = (self.radius_loss * factor for factor in (1 - ROUNDING, 1 + ROUNDING))
-        return ends in [[self._planned(selection, label, loss)] for loss in near]
+        near = 1 - ROUNDING, 1 + ROUNDING
+        return ends in [[self._planned(selection, label, image_id, factor)] for factor in near]
 
-    def _planned(self, selection: NDArray[np.int64], label: int, radius_loss: float) -> int:
+    def _planned(
+        self, selection: NDArray[np.int64], label: int, image_id: int, factor: float = 1.0
+    ) -> int:
+        """Return the planned samples; `factor` changes what the plan depends on."""
         top = np.array([selection[:-1].argmax()])
-        return int(
-            plan_for_loss(
-                Votes.from_columns(selection[None], top),
-                self.sizes or (),
-                alpha=self.alpha,
-                radius_loss=radius_loss,
-                wanted=top == label,
-            )[0]
+        votes, sizes, wanted = (
+            Votes.from_columns(selection[None], top),
+            self.sizes or (),
+            top == label,
         )
+        if self.radius_loss is not None:
+            loss = self.radius_loss * factor
+            plan = plan_for_loss(votes, sizes, alpha=self.alpha, radius_loss=loss, wanted=wanted)
+        else:
+            assert self.price is not None
+            assert self.price_share is not None
+            price = Price(self.price * factor, self.price_share)
+            plan = plan_at_price(
+                votes, sizes, [image_id], alpha=self.alpha, price=price, wanted=wanted
+            )
+        return int(plan[0])
 
     def noise_source(self) -> Noise:
         """Return the noise of the run."""

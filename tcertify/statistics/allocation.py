@@ -6,6 +6,8 @@ independent of the votes that certify.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -16,7 +18,14 @@ from tcertify.votes import Votes
 
 Floats = NDArray[np.float64]
 
-_HALVINGS = 50
+#: Logs of prices at which all, or no, samples are worth it; how often their distance is halved.
+_LEAST_LOG_PRICE, _MOST_LOG_PRICE, _HALVINGS = -60.0, 10.0, 50
+
+#: A price a little higher, and one a little lower: what images on the brink of two sizes choose by.
+_SIDES = (1 + 1e-9, 1 - 1e-9)
+
+#: 2^32, and 2^32 over the golden ratio.
+_TURN, _GOLDEN = np.uint64(2**32), np.uint64(2_654_435_769)
 
 
 def plan_for_loss(
@@ -113,25 +122,76 @@ def plan_for_budget(
     >>> plan_for_budget(pilot, [1_000, 10_000, 100_000], alpha=0.001, budget=120_000)
     array([100000,  10000,  10000])
     """
+    ids = np.arange(len(selection))
+    price = price_of_budget(selection, sizes, ids, alpha=alpha, budget=budget, wanted=wanted)
+    return plan_at_price(selection, sizes, ids, alpha=alpha, price=price, wanted=wanted)
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a sample must gain, as a bound on t, to be taken. At that very price so large a share of
+    the images that are on the brink take the larger of their two sizes.
+    """
+
+    of_sample: float
+    share: float
+
+
+def price_of_budget(
+    selection: Votes,
+    sizes: ArrayLike,
+    image_ids: ArrayLike,
+    *,
+    alpha: float,
+    budget: int,
+    wanted: ArrayLike = True,
+) -> Price:
+    """Return the price at which the plan of these images just keeps to a budget."""
     n, alpha = check_sizes(sizes), check_alpha("alpha", alpha)
     check_budget(budget, len(selection), int(n[0]))
     gap = _expected_gaps(selection, n, alpha) * np.asarray(wanted)[..., None]
-
-    def at_price(log_price: float) -> NDArray[np.intp]:
-        size: NDArray[np.intp] = np.argmax(gap - np.exp(log_price) * n, axis=1)
-        return size
-
-    low, high = -60.0, 10.0  # logs of a price at which all, or no, samples are worth it
+    low, high = _LEAST_LOG_PRICE, _MOST_LOG_PRICE
+    if n[_sizes_at(gap, n, np.exp(low))].sum() <= budget:
+        high = low  # all samples are worth it
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        too_low = n[at_price(middle)].sum() > budget
+        too_low = n[_sizes_at(gap, n, np.exp(middle))].sum() > budget
         low, high = (middle, high) if too_low else (low, middle)
-    few, many = n[at_price(high)], n[at_price(low)]
-    # Images of like votes change their size at one price: only so many of them as are paid for.
-    running = few.sum() + np.concatenate([[0], np.cumsum(many - few)])
-    first = np.searchsorted(running, budget, side="right") - 1
-    planned: NDArray[np.int64] = np.where(np.arange(len(few)) < first, many, few)
+    price = float(np.exp((low + high) / 2))
+    few, many = (n[_sizes_at(gap, n, price * side)] for side in _SIDES)
+    place = _places(image_ids)
+    on_the_brink = np.flatnonzero(many > few)
+    first = on_the_brink[np.argsort(place[on_the_brink])]
+    paid = np.searchsorted(np.cumsum((many - few)[first]), budget - few.sum(), side="right")
+    return Price(price, float(place[first[paid]]) if paid < len(first) else 1.0)
+
+
+def plan_at_price(
+    selection: Votes,
+    sizes: ArrayLike,
+    image_ids: ArrayLike,
+    *,
+    alpha: float,
+    price: Price,
+    wanted: ArrayLike = True,
+) -> NDArray[np.int64]:
+    """Return one of `sizes` for each image: the one beyond which no sample gains the price."""
+    n, alpha = check_sizes(sizes), check_alpha("alpha", alpha)
+    gap = _expected_gaps(selection, n, alpha) * np.asarray(wanted)[..., None]
+    few, many = (n[_sizes_at(gap, n, price.of_sample * side)] for side in _SIDES)
+    planned: NDArray[np.int64] = np.where(_places(image_ids) < price.share, many, few)
     return planned
+
+
+def _sizes_at(gap: Floats, n: NDArray[np.int64], price: float) -> NDArray[np.intp]:
+    size: NDArray[np.intp] = np.argmax(gap - price * n, axis=1)
+    return size
+
+
+def _places(image_ids: ArrayLike) -> Floats:
+    """Return places in [0, 1) that spread any run of images evenly."""
+    spread: Floats = (np.asarray(image_ids, np.uint64) * _GOLDEN % _TURN) / _TURN
+    return spread
 
 
 def check_budget(budget: int, images: int, first: int) -> int:

@@ -82,6 +82,14 @@ def test_an_image_with_many_samples_is_cut_over_the_workers(
     assert verify_run(tmp_path / "b.run").findings == ()
 
 
+def test_the_workers_plan_and_keep_to_a_budget(cluster, tmp_path):
+    options = {"n": 10_000, "budget": 40_000, "data": grey_images(12)}
+    certify(tmp_path / "a.run", **options)
+    on_ray(tmp_path / "b.run", **options)
+    assert told(tmp_path / "b.run") == told(tmp_path / "a.run")
+    assert verify_run(tmp_path / "b.run").findings == ()
+
+
 def test_a_worker_that_is_killed_is_replaced_and_its_shard_cast_again(cluster, tmp_path, path):
     table = on_ray(path, data=inputs.Struck(tmp_path, inputs.kill))
     certify(tmp_path / "b.run", data=images(60))
