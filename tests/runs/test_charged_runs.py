@@ -79,7 +79,7 @@ def test_every_level_of_a_family_is_charged(tmp_path, monkeypatch, method):
     monkeypatch.setattr("tcertify.bounds.charge.charged_alpha", lambda alpha, n, size: alpha / 4)
     monkeypatch.setattr("tcertify.runs.settings.ROUNDING", 1e-6)
     path = tmp_path / "a.run"
-    certify(path, method=method, charge_noise=True)
+    certify(path, method=method, charge_noise=True, seed=3)
     votes, _ = read_votes(path)
     tried, differ = np.linspace(0, 0.6, 61), 0
     for radius in tried:
