@@ -177,7 +177,7 @@ class RunTable:
         """Return what notebooks show: the settings, and the first images."""
         made, shown = self.settings, range(min(len(self), _SHOWN))
         head = (
-            f"{self.path.name}: {made.method}, alpha = {made.alpha:g}, sigma = {made.sigma:g},"
+            f"{self.path.name}: {self.method}, alpha = {made.alpha:g}, sigma = {made.sigma:g},"
             f" {len(self)} images, {int(self.correct.sum())} right,"
             f" {int((self.predicted < 0).sum())} abstained or failed, {self.missing} still to do"
             + (f" ({self.part})" if self.part else "")

@@ -81,7 +81,7 @@ def test_every_level_of_a_family_is_charged(tmp_path, monkeypatch, method):
     path = tmp_path / "a.run"
     certify(path, method=method, charge_noise=True, seed=3)
     votes, _ = read_votes(path)
-    tried, differ = np.linspace(0, 0.6, 61), 0
+    tried, differ = np.linspace(0, 0.6, 25), 0
     for radius in tried:
         given = {"sigma": 0.5, "method": method, "invalid": votes.invalid}
         charged, free = (

@@ -80,11 +80,11 @@ def test_any_error_in_a_family_has_probability_at_most_alpha(method):
     assert 0.01 < error <= alpha
 
 
-@pytest.mark.parametrize("method", ["joint", "certify", "t-certify"])
+@pytest.mark.parametrize("method", ["joint", "certify"])
 @pytest.mark.parametrize("sure", [False, True], ids=["all at the radius", "one beyond it"])
 def test_inputs_of_different_samples_make_a_family_too(method, sure):
     # One that is robust falls first, and leaves the others a larger level.
-    sizes, alpha, radius = (6, 9, 12), 0.2, 0.25
+    sizes, alpha, radius = (5, 7, 9), 0.2, 0.25
     p_a = [stats.norm.cdf(radius)] * 2 + [1.0 if sure else stats.norm.cdf(radius)]
     masses = [stats.binom.pmf(np.arange(n + 1), n, p) for n, p in zip(sizes, p_a, strict=True)]
     error = 0.0
