@@ -26,7 +26,8 @@ def quick(monkeypatch):
     def in_a_process(module, name, threads, role):
         assert (module, threads) == ("executions", 1)
         torch.manual_seed(0)
-        return json.loads(json.dumps(executions.ROLES[role](equal_n.NETWORKS[name])))
+        undecided = executions.undecided(equal_n.NETWORKS[name])
+        return json.loads(json.dumps(executions.ROLES[role](undecided)))
 
     monkeypatch.setattr(executions, "in_a_process", in_a_process)
 
@@ -57,6 +58,13 @@ def test_the_three_are_compared_and_come_onto_the_page(quick, monkeypatch, tmp_p
     assert len(lines) == 3
     assert lines[0].startswith("| tiny | 1 | float32 | ")
     assert lines[0].endswith(f" | 0 of {found['default']['votes']} |")
+
+
+def test_no_class_is_ahead_of_an_undecided_network(quick):
+    torch.manual_seed(0)
+    network = executions.undecided(equal_n.NETWORKS["tiny"])
+    (votes,) = executions.default(network)["votes"]
+    assert min(votes) > 0
 
 
 def test_votes_that_rounding_cannot_have_moved_are_found():
