@@ -19,6 +19,7 @@ wall time and threads says whether more threads burn time than were asked for.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
@@ -26,7 +27,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -53,7 +55,7 @@ PASSES, SECONDS = 3, 6.0
 LADDER_SECONDS = 10.0
 
 PAGE = ROOT / "docs" / "performance.md"
-_MARKS = "<!-- of benchmarks.equal_n -->", "<!-- end -->"
+_END = "<!-- end -->"
 
 
 def perceptron() -> nn.Module:
@@ -112,7 +114,6 @@ EXECUTIONS: dict[str, dict[str, Any]] = {
     "bfloat16, channels-last": {"dtype": "bfloat16", "channels_last": True},
     "bfloat16, channels-last, folded": {"dtype": "bfloat16", "channels_last": True, "fold": True},
 }
-ROLES = ("loop", "engine", "limit")
 
 
 def clocks() -> tuple[float, float, int]:
@@ -148,10 +149,12 @@ def loop(network: Network, _: Execution) -> dict[str, Any]:
     return {**found, "batch_size": network.batch, "votes": np.array(votes).tolist()}
 
 
-def engine(network: Network, execution: Execution) -> dict[str, Any]:
-    """Votes by the sampler, with memory kept as for a whole run: its batch size is its own."""
+def engine(network: Network, execution: Execution, rows: int | None = None) -> dict[str, Any]:
+    """Votes by the sampler, with memory kept as for a whole run: its batch size is its own, where
+    `rows` says no other.
+    """
     classifier = Classifier(network.make().eval(), network.classes, execution=execution)
-    sampler, x = Sampler(classifier, GaussianNoise(SIGMA)), images(network)
+    sampler, x = Sampler(classifier, GaussianNoise(SIGMA), rows=rows), images(network)
     votes: list[NDArray[np.int64]] = []
 
     def work() -> None:
@@ -182,6 +185,9 @@ def limit(network: Network, execution: Execution) -> dict[str, Any]:
     return {**found, "batch_size": rows}
 
 
+ROLES = {"loop": loop, "engine": engine, "limit": limit}
+
+
 def images(network: Network) -> torch.Tensor:
     """Random images, the same in every process."""
     return torch.rand(network.images, *network.shape, generator=torch.Generator().manual_seed(1))
@@ -196,12 +202,12 @@ def check(ours: list[list[int]], expected: list[list[int]], exact: bool) -> None
     assert (abs(counts - votes) <= spread).all(), (counts, votes)
 
 
-def in_a_process(name: str, execution: str, threads: int, role: str) -> dict[str, Any]:
-    """What one of the three finds, in a process of its own."""
-    arguments = [name, "--execution", execution, "--threads", str(threads), "--role", role]
+def in_a_process(module: str, name: str, threads: int, role: str, *more: str) -> dict[str, Any]:
+    """What one role of a module finds, in a process of its own."""
+    arguments = [name, "--threads", str(threads), "--role", role, *more]
     path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.equal_n", *arguments],
+        [sys.executable, "-m", f"benchmarks.{module}", *arguments],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)},
         stdout=subprocess.PIPE,
         text=True,
@@ -211,9 +217,10 @@ def in_a_process(name: str, execution: str, threads: int, role: str) -> dict[str
     return found
 
 
-def compared(name: str, execution: str, threads: int) -> dict[str, Any]:
+def compared(execution: str, name: str, threads: int) -> dict[str, Any]:
     """The three and their ratios, after the votes have been compared."""
-    found = {role: in_a_process(name, execution, threads, role) for role in ROLES}
+    more = "--execution", execution
+    found = {role: in_a_process("equal_n", name, threads, role, *more) for role in ROLES}
     exact = "bfloat16" not in execution
     check(found["engine"].pop("votes"), found["loop"].pop("votes"), exact)
     seconds = {
@@ -232,10 +239,10 @@ def compared(name: str, execution: str, threads: int) -> dict[str, Any]:
     }
 
 
-def about() -> dict[str, Any]:
+def about(module: str) -> dict[str, Any]:
     """Where and how it is measured."""
     return {
-        "command": " ".join(["python -m benchmarks.equal_n", *sys.argv[1:]]),
+        "command": " ".join([f"python -m benchmarks.{module}", *sys.argv[1:]]),
         "commit": commit(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "processor": f"{processor()}, {os.cpu_count()} cores",
@@ -243,13 +250,18 @@ def about() -> dict[str, Any]:
     }
 
 
-def page(report: dict[str, Any]) -> str:
-    """The table of docs/performance.md, and what it was measured by."""
+def measured_by(report: dict[str, Any]) -> str:
+    """What stands above a table: how, where and when it was measured."""
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     text = (
         f"`{report['command']}` at commit {report['commit']}, {report['date']};"
         f" {report['processor']}; {versions}."
     )
+    return fill(text, 120, break_on_hyphens=False)
+
+
+def page(report: dict[str, Any]) -> str:
+    """The table of docs/performance.md, and what it was measured by."""
     head = (
         *("network", "threads", "execution", "rows", "loop / engine, processor", "wall"),
         *("engine / limit, processor", "wall", "processor / (wall x threads)"),
@@ -264,49 +276,80 @@ def page(report: dict[str, Any]) -> str:
         ]
         for found in report["results"]
     ]
-    return f"{fill(text, 120, break_on_hyphens=False)}\n\n{markdown(head, body)}"
+    return f"{measured_by(report)}\n\n{markdown(head, body)}"
 
 
-def put_into(document: str, table: str) -> str:
-    """The page with a table in the place of the one before."""
-    begin, end = _MARKS
+def put_into(document: str, table: str, module: str) -> str:
+    """The page with a module's table in the place of the one before."""
+    begin = f"<!-- of benchmarks.{module} -->"
     before, rest = document.split(begin)
-    return f"{before}{begin}\n{table}\n{end}{rest.split(end, 1)[1]}"
+    return f"{before}{begin}\n{table}\n{_END}{rest.split(_END, 1)[1]}"
 
 
-def run(name: str, role: str, execution: str, threads: int) -> None:
-    """Measure one role in this process."""
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    work = {"loop": loop, "engine": engine, "limit": limit}[role]
-    print(json.dumps(work(NETWORKS[name], Execution(**EXECUTIONS[execution]))))
+def parser_for(
+    text: str | None, roles: Iterable[str], networks: Iterable[str]
+) -> argparse.ArgumentParser:
+    """The command line of a module that measures, by roles, the networks that it is told."""
+
+    def known(name: str) -> str:
+        if name not in NETWORKS:
+            raise argparse.ArgumentTypeError(f"must be one of {', '.join(NETWORKS)}, got {name!r}")
+        return name
+
+    parser = parser_of(text)
+    parser.add_argument(
+        "networks",
+        nargs="*",
+        type=known,
+        metavar="NETWORK",
+        default=[*networks],
+        help=", ".join(NETWORKS),
+    )
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--out", type=Path, help="file for all of it")
+    parser.add_argument("--page", type=Path, help="put a file's table into docs/performance.md")
+    parser.add_argument("--role", choices=roles, help="one of them, in this process")
+    return parser
+
+
+def carry_out(
+    module: str,
+    chosen: argparse.Namespace,
+    role: Callable[[Network], dict[str, Any]],
+    compared: Callable[[str, int], dict[str, Any]],
+    page: Callable[[dict[str, Any]], str],
+) -> None:
+    """Measure one role in this process, or compare all and print, or write the page."""
+    if chosen.page:
+        table = page(json.loads(chosen.page.read_text()))
+        PAGE.write_text(put_into(PAGE.read_text(), table, module))
+        return
+    if chosen.role:
+        torch.set_num_threads(chosen.threads[0])
+        torch.manual_seed(0)
+        print(json.dumps(role(NETWORKS[chosen.networks[0]])))
+        return
+    report: dict[str, Any] = {**about(module), "results": []}
+    for name, threads in product(chosen.networks, chosen.threads):
+        report["results"].append(compared(name, threads))
+        print(json.dumps(report["results"][-1]), flush=True)
+        if chosen.out is not None:
+            chosen.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def main() -> None:
     """Measure, check and print."""
-    parser = parser_of(__doc__)
-    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
+    parser = parser_for(__doc__, ROLES, NETWORKS)
     parser.add_argument("--execution", choices=EXECUTIONS, default="float32")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1])
-    parser.add_argument("--out", type=Path, help="file for all of it")
-    parser.add_argument("--page", type=Path, help="put a file's table into docs/performance.md")
-    parser.add_argument("--role", choices=ROLES, help="one of them, in this process")
     chosen = parser.parse_args()
-    names = chosen.networks or list(NETWORKS)
-    if unknown := [name for name in names if name not in NETWORKS]:
-        parser.error(f"NETWORK must be one of {', '.join(NETWORKS)}, got {unknown[0]!r}")
-    if chosen.page:
-        PAGE.write_text(put_into(PAGE.read_text(), page(json.loads(chosen.page.read_text()))))
-        return
-    if chosen.role:
-        run(names[0], chosen.role, chosen.execution, chosen.threads[0])
-        return
-    report: dict[str, Any] = {**about(), "results": []}
-    for name, threads in product(names, chosen.threads):
-        report["results"].append(compared(name, chosen.execution, threads))
-        print(json.dumps(report["results"][-1]), flush=True)
-        if chosen.out is not None:
-            chosen.out.write_text(json.dumps(report, indent=1) + "\n")
+    execution = Execution(**EXECUTIONS[chosen.execution])
+    carry_out(
+        "equal_n",
+        chosen,
+        lambda network: ROLES[chosen.role](network, execution),
+        partial(compared, chosen.execution),
+        page,
+    )
 
 
 if __name__ == "__main__":

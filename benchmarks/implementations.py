@@ -18,6 +18,7 @@ from torch import Tensor
 from tcertify_kernels import add_integer_noise, add_noise, count_votes
 
 SIGMA, SEED, STREAM = 0.5, 7, 1
+LEVELS = 255
 
 
 @dataclass
@@ -49,7 +50,8 @@ def noise_case(
     """Tensors of one batch; the output is filled with NaN."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     out = torch.full(shape, torch.nan, dtype=dtype, device=device).to(memory_format=layout)
-    x = torch.randint(256, (1, *shape[1:]), generator=torch.Generator().manual_seed(0)) / 255
+    x = torch.randint(LEVELS + 1, (1, *shape[1:]), generator=torch.Generator().manual_seed(0))
+    x = x / LEVELS
     x = x.to(device)
     rows = torch.zeros(shape[0], dtype=torch.int64, device=device)
     sample = torch.arange(shape[0], device=device)
@@ -65,7 +67,7 @@ def noise_ours(case: NoiseCase) -> Tensor:
 def noise_integer(case: NoiseCase) -> Tensor:
     """The same, rounded to whole grey levels of 255 and drawn exactly."""
     arrays = case.out, case.invalid, case.x, case.slot, case.image, case.sample
-    return add_integer_noise(*arrays, sigma=SIGMA, levels=255, seed=SEED, stream=STREAM)
+    return add_integer_noise(*arrays, sigma=SIGMA, levels=LEVELS, seed=SEED, stream=STREAM)
 
 
 def noise_torch(case: NoiseCase) -> Tensor:
@@ -92,6 +94,7 @@ def normals_torch(case: NoiseCase) -> Tensor:
 
 NOISE: dict[str, Callable[[NoiseCase], Tensor]] = {
     "ours": noise_ours,
+    "ours, integer": noise_integer,
     "torch": noise_torch,
     "field": noise_field,
     "numpy": noise_numpy,
@@ -117,14 +120,15 @@ def normals_cupy(case: NoiseCase) -> Tensor:
 
 #: On a device; CuPy knows no bfloat16.
 NOISE_ON_A_DEVICE: dict[str, Callable[[NoiseCase], Tensor]] = {
-    **{name: NOISE[name] for name in ("ours", "torch", "field", "normals")},
-    "ours, integer": noise_integer,
+    **{name: NOISE[name] for name in ("ours", "ours, integer", "torch", "field", "normals")},
     "cupy normals": normals_cupy,
 }
 
 
 def check_noise(case: NoiseCase, result: Tensor, name: str) -> None:
-    """Assert that the result is the image plus noise of the right size (or the noise alone)."""
+    """Assert that the result is the image plus noise of the right size (or the noise alone), and
+    under integer noise that it is on the grid, with no row that must not vote.
+    """
     alone = name.endswith("normals")
     noise = result.double() - (0 if alone else case.x.double())
     sigma = 1.0 if alone else SIGMA
@@ -132,6 +136,10 @@ def check_noise(case: NoiseCase, result: Tensor, name: str) -> None:
     assert result.shape == case.out.shape
     assert abs(noise.mean().item()) < sigma * off
     assert abs(noise.std().item() / sigma - 1) < off
+    if name == "ours, integer":
+        assert not case.invalid.any()
+        levels = (result.double() * LEVELS).round() / LEVELS
+        assert torch.equal(levels.to(result.dtype), result)
 
 
 @dataclass

@@ -1,5 +1,5 @@
-"""Noisy batches: ours, torch's three operations, the field's path, numpy, normals alone; and
-integer noise against ours and against the network that it is for.
+"""Noisy batches: ours, of both kinds, torch's three operations, the field's path, numpy, normals
+alone; and integer noise in pairs with Gaussian noise and with the network that it is for.
 """
 
 import time
@@ -7,9 +7,8 @@ import time
 import pytest
 import torch
 
-from benchmarks.implementations import NOISE, SEED, SIGMA, STREAM, check_noise, noise_case
+from benchmarks.implementations import NOISE, check_noise, noise_case
 from tcertify.classifiers.networks import CifarResNet
-from tcertify_kernels import add_integer_noise
 
 SHAPES = [(1000, 3, 32, 32), (256, 3, 224, 224)]
 
@@ -21,33 +20,24 @@ def test_noise_on_one_core(benchmark, name, shape):
     case = noise_case(shape, torch.float32, "cpu")
     check_noise(case, NOISE[name](case), name)
     benchmark.extra_info["elements"] = case.out.numel()
+    if name == "ours, integer":
+        benchmark.extra_info |= ratios(case, rounds=20 if benchmark.enabled else 1)
     benchmark(NOISE[name], case)
 
 
-@pytest.mark.benchmark(timer=time.process_time, warmup=True, min_rounds=5)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_integer_noise_on_one_core(benchmark, shape):
-    case = noise_case(shape, torch.float32, "cpu")
-    case.x = case.x.mul(255).round() / 255
-    invalid = torch.empty(shape[0], dtype=torch.bool)
-    rows = case.x, case.slot, case.image, case.sample
-    numbers = {"sigma": SIGMA, "levels": 255, "seed": SEED, "stream": STREAM}
-
-    def integer():
-        return add_integer_noise(case.out, invalid, *rows, **numbers)
-
-    check_noise(case, integer(), "integer")
-    levels = case.out.double() * 255
-    assert (levels - levels.round()).abs().max() < 1e-3
-    rounds = 20 if benchmark.enabled else 1
-    ours, gaussian = paired(rounds, integer, lambda: NOISE["ours"](case))
-    benchmark.extra_info |= {"elements": case.out.numel(), "over_gaussian": ours / gaussian}
-    if shape[1:] == (3, 32, 32):
+def ratios(case, rounds):
+    """The time of integer noise over that of Gaussian noise, and of a forward pass."""
+    ours, gaussian = paired(
+        rounds, lambda: NOISE["ours, integer"](case), lambda: NOISE["ours"](case)
+    )
+    found = {"over_gaussian": ours / gaussian}
+    rows, *image = case.out.shape
+    if image == [3, 32, 32]:
         network, images = CifarResNet(20).eval(), case.out[:100].clone()
         with torch.inference_mode():
-            (forward,) = paired(3 if benchmark.enabled else 1, lambda: network(images))
-        benchmark.extra_info["of_a_forward_pass_of_resnet_20"] = ours / shape[0] / (forward / 100)
-    benchmark(integer)
+            (forward,) = paired(min(rounds, 3), lambda: network(images))
+        found["of_a_forward_pass_of_resnet_20"] = ours / rows / (forward / len(images))
+    return found
 
 
 def paired(rounds, *works):

@@ -151,16 +151,27 @@ def check_grid(x: torch.Tensor, levels: int) -> None:
     import torch
 
     whole = check_levels(levels)
-    scaled = x.double() * whole
-    nearest = scaled.round().clamp(0, whole)
-    off = ~((scaled - nearest).abs() <= whole * 2.0**-22)
-    if bool(off.any()):
-        place = tuple(int(index) for index in torch.nonzero(off)[0])
-        value, level = x[place].item(), nearest[place].item()
+    on = on_grid(x, whole)
+    if not bool(on.all()):
+        place = tuple(int(index) for index in torch.nonzero(~on)[0])
+        value = x[place].item()
+        level = _nearest(x[place].double() * whole, whole).item()
         known = f", nearest level {level:.0f}" if math.isfinite(level) else ""
         raise ValueError(
             f"`x` must be on the grid k / {whole}: pixel {place} is {value:.9g}{known}."
         )
+
+
+def on_grid(x: torch.Tensor, levels: int) -> torch.Tensor:
+    """Which pixels are on the grid, as `check_grid` has it: bool of the shape of `x`, on its
+    device, for which the host does not wait. NaN and Inf are not.
+    """
+    scaled = x.double() * levels
+    return (scaled - _nearest(scaled, levels)).abs() <= levels * 2.0**-22
+
+
+def _nearest(scaled: torch.Tensor, levels: int) -> torch.Tensor:
+    return scaled.round().clamp(0, levels)
 
 
 class Tables(NamedTuple):

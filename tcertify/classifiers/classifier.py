@@ -149,6 +149,11 @@ class Classifier:
 
     def check_images(self, images: Any) -> None:
         """Refuse what no noise can be added to: other types, integers, NaN, another device."""
+        self.check_type(images)
+        self.check_finite(images)
+
+    def check_type(self, images: Any) -> None:
+        """Refuse other types and dtypes, and another device, without a look at the contents."""
         if not isinstance(images, torch.Tensor):
             raise TypeError(f"`x` must be a torch tensor, got {type(images).__name__}.")
         if images.dtype not in DTYPES.values():
@@ -161,6 +166,9 @@ class Classifier:
                 f"`x` is on {images.device}, but the classifier on {self.device}: move one of them,"
                 " or give `device` for a plain function."
             )
+
+    def check_finite(self, images: torch.Tensor) -> None:
+        """Refuse NaN and Inf; the host waits for the device."""
         if not bool(torch.isfinite(images).all()):
             raise ValueError("`x` must be finite, got NaN or Inf.")
 

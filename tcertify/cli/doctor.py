@@ -106,7 +106,11 @@ def _gpu() -> Finding:
 
     if not torch.cuda.is_available():
         built = torch.version.cuda
-        reason = "no device is visible" if built else "this torch is built for CPUs alone"
+        reason = (
+            f"no device is visible to torch, which is built for CUDA {built}"
+            if built
+            else "this torch is built for CPUs alone"
+        )
         return Finding("gpu", "absent", reason)
     names = [torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count())]
     return Finding(

@@ -23,6 +23,9 @@ _KERNEL_ELEMENTS = 2**20
 #: A CUDA graph is recorded where there are more batches than this, after the first of them.
 _GRAPH_BATCHES, _WARMING_BATCHES = 8, 3
 
+#: In the place of no votes yet, of an image that must get none: no votes make up for it.
+_UNSUITED = torch.iinfo(torch.int64).min
+
 #: Rows of a batch that is not limited: powers of two between these. Fewer than 8 cost a network
 #: more in calls than the cache gives back (docs/performance.md).
 _FEWEST_ROWS, _MOST_ROWS, _MOST_ROWS_ON_GPU = 8, 2**10, 2**14
@@ -80,7 +83,11 @@ class Batch:
         last: NDArray[np.int64],
         stream: int,
     ) -> NDArray[np.int64]:
-        """Lay the samples of all images in one line and count along it, batch by batch."""
+        """Lay the samples of all images in one line and count along it, batch by batch.
+
+        The host waits for the device once, for the votes. On a GPU they also tell which images the
+        noise must not be added to: their sum is far below zero.
+        """
         ends = np.cumsum(last - first)
         total, slots = int(ends[-1]), len(images)
         self._images[:slots].copy_(images)
@@ -89,6 +96,8 @@ class Batch:
         line[:, :slots] = ids, ends, last - ends  # the last: place in the line -> sample id
         _send(self._line, line)
         self._counts.zero_()
+        if images.is_cuda:
+            self._counts[:slots, -1].masked_fill_(~self._noise.suits(images), _UNSUITED)
         self._cursor.zero_()
         replays, counted = self._readied(stream, total)
         unit = self._forward_rows if self._fixed else 1

@@ -13,7 +13,7 @@ from torch import Tensor
 from tcertify._checks import check_choice, check_positive, check_whole
 from tcertify.bounds import charge
 from tcertify_kernels import add_integer_noise, add_noise, check_grid
-from tcertify_kernels.integer_noise import MAX_REACH, check_levels, reach
+from tcertify_kernels.integer_noise import MAX_REACH, check_levels, on_grid, reach
 
 #: Streams of noise that never overlap: choosing the class, certifying it, predicting, looking at
 #: a network while it is trained, drawing votes for the user's own code, and training itself.
@@ -49,7 +49,14 @@ class Noise(Protocol):
         """From 0 to 2^64 - 1."""
 
     def check(self, images: Tensor, image_ids: Iterable[int]) -> None:
-        """Raise a ValueError that names the first image that this noise must not be added to."""
+        """Raise a ValueError that names the first image that this noise must not be added to; all
+        are finite.
+        """
+
+    def suits(self, images: Tensor) -> Tensor:
+        """Return which images (S, ...) are finite and pass `check`: bool (S,), on their device, for
+        which the host does not wait.
+        """
 
     def add(
         self,
@@ -102,6 +109,10 @@ class GaussianNoise:
 
     def check(self, images: Tensor, image_ids: Iterable[int]) -> None:
         """Refuse no image."""
+
+    def suits(self, images: Tensor) -> Tensor:
+        """Return which images are finite."""
+        return images.isfinite().reshape(len(images), -1).all(1)
 
     def add(
         self,
@@ -174,6 +185,10 @@ class IntegerNoise:
                 check_grid(image, self.levels)
             except ValueError as error:
                 raise ValueError(f"Image {image_id}: {error}") from None
+
+    def suits(self, images: Tensor) -> Tensor:
+        """Return which images are on the grid, where no NaN and no Inf is."""
+        return on_grid(images, self.levels).reshape(len(images), -1).all(1)
 
     def add(
         self,

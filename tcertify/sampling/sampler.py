@@ -54,9 +54,10 @@ class Sampler:
     Notes
     -----
     On a CUDA device all batches have the same shape, the positions of their rows are computed on
-    the device, and a batch becomes one CUDA graph: between two calls of `count` the host does not
-    wait for the device once. Buffers and graphs are kept from one call to the next, and go with
-    the sampler. A graph is recorded anew when parameters or buffers have moved or an attribute of
+    the device, and a batch becomes one CUDA graph: in a call of `count` that records none the host
+    waits for the device once, for the votes, and learns with them whether an image was not finite
+    or not on the grid. Buffers and graphs are kept from one call to the next, and go with the
+    sampler. A graph is recorded anew when parameters or buffers have moved or an attribute of
     a module, or a value that a function holds, is another one; values that change in place are
     seen by the graph itself.
     """
@@ -111,7 +112,10 @@ class Sampler:
         VotesLostError
             The votes of an image are not as many as its samples.
         """
-        self.classifier.check_images(images)
+        self.classifier.check_type(images)
+        looked_at = not images.is_cuda  # where the host would wait, the votes tell
+        if looked_at:
+            self.classifier.check_finite(images)
         slots = len(images)
         ids = np.broadcast_to(check_whole_array("image_ids", image_ids, maximum=2**32 - 1), slots)
         first = np.broadcast_to(check_whole_array("start", start), slots)
@@ -120,7 +124,8 @@ class Sampler:
             raise ValueError("`stop` must not be below `start`.")
         if slots == 0:
             return np.zeros((0, self.classifier.num_classes + 1), np.int64)
-        self.noise.check(images, ids.tolist())
+        if looked_at:
+            self.noise.check(images, ids.tolist())
 
         def counted() -> NDArray[np.int64]:
             with self.classifier.running():
@@ -132,6 +137,8 @@ class Sampler:
             counts = self.fitting(images, counted)
         wrong = np.flatnonzero(counts.sum(1) != last - first)
         if wrong.size:
+            self.classifier.check_finite(images)
+            self.noise.check(images, ids.tolist())
             at = wrong[0]
             raise VotesLostError(
                 f"Image {ids[at]} got {counts[at].sum()} votes for {last[at] - first[at]} samples:"

@@ -30,12 +30,13 @@ def test_the_table_of_the_page_is_put_in_the_place_of_the_one_before():
     assert table.startswith(
         "`python -m benchmarks.equal_n` at commit abc, 2026-01-01; One; torch 2."
     )
-    once = equal_n.put_into(equal_n.PAGE.read_text(), table)
+    before = equal_n.PAGE.read_text()
+    once = equal_n.put_into(before, table, "equal_n")
     assert table in once
-    assert equal_n.put_into(once, table) == once
-    begin, end = equal_n._MARKS
-    assert once.split(begin)[0] == equal_n.PAGE.read_text().split(begin)[0]
-    assert once.split(end)[1] == equal_n.PAGE.read_text().split(end)[1]
+    assert equal_n.put_into(once, table, "equal_n") == once
+    begin, end = "<!-- of benchmarks.equal_n -->", "<!-- end -->"
+    assert once.split(begin)[0] == before.split(begin)[0]
+    assert once.split(table)[1].lstrip() == end + before.split(begin)[1].split(end, 1)[1]
 
 
 def test_votes_of_another_classifier_are_found():

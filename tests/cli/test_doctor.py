@@ -45,6 +45,20 @@ def test_a_folder_that_cupy_cannot_write_is_mended_by_a_variable(monkeypatch):
     assert found()[1]["cuda kernels"]["mend"].startswith("set CUPY_CACHE_DIR")
 
 
+@pytest.mark.parametrize(
+    ("built", "said"),
+    [
+        ("13.0", "no device is visible to torch, which is built for CUDA 13.0"),
+        (None, "this torch is built for CPUs alone"),
+    ],
+)
+def test_without_a_device_it_says_what_torch_is_built_for(monkeypatch, built, said):
+    """A driver may be older than torch, which then sees no device."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.version.cuda", built)
+    assert found()[1]["gpu"]["found"] == said
+
+
 def test_kernels_that_count_wrongly_are_broken(monkeypatch):
     monkeypatch.setattr("tcertify_kernels.count_votes", lambda counts, logits, slot: counts)
     status, things = found()

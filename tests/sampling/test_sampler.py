@@ -14,10 +14,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tcertify.classifiers import Classifier, Execution
 from tcertify.errors import VotesLostError
 from tcertify.sampling import ESTIMATION, SELECTION, GaussianNoise, IntegerNoise, Sampler
+from tcertify.sampling.graphs import _set_sync_debug_mode
 
 IMAGES = torch.rand(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
 
@@ -438,3 +440,84 @@ def test_an_image_off_the_grid_of_integer_noise_gets_no_vote():
     assert sampler.count(images[:1], [7], 0, 10, ESTIMATION).sum() == 10
     with pytest.raises(ValueError, match=r"^Image 8: `x` must be on the grid k / 255"):
         sampler.count(images, [7, 8], 0, 10, ESTIMATION)
+
+
+class OnADevice(torch.Tensor):
+    """Images in the memory of the host that say they are on a GPU."""
+
+    is_cuda = True
+
+
+class Reads(TorchDispatchMode):
+    """Notes each operation for which the host would wait on a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__ in {
+            "_local_scalar_dense",
+            "equal",
+            "is_nonzero",
+            "nonzero",
+        }:
+            self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+GREY = torch.arange(8).reshape(2, 1, 2, 2) / 255
+BOTH = pytest.mark.parametrize(
+    "noise", [GaussianNoise(0.5), IntegerNoise(0.5, 255)], ids=lambda noise: noise.kind
+)
+
+
+@BOTH
+def test_the_host_waits_for_a_device_once_in_a_count(noise, monkeypatch):
+    copies, cpu = [], torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: copies.append(self) or cpu(self))
+    for module in ("_batch", "counting"):  # what the kernels look at where tensors are on the CPU
+        monkeypatch.setattr(f"tcertify_kernels.{module}.check_range", lambda *_: None)
+    sampler = Sampler(Classifier(first_three, 3), noise, batch_size=8)
+    with Reads() as reads:
+        there = sampler.count(GREY.as_subclass(OnADevice), [3, 4], 0, [50, 21], ESTIMATION)
+    assert (len(copies), reads.seen) == (1, [])
+    with Reads() as reads:
+        here = sampler.count(GREY, [3, 4], 0, [50, 21], ESTIMATION)
+    assert reads.seen
+    assert there.tolist() == here.tolist()
+
+
+@BOTH
+@pytest.mark.parametrize("there", [False, True], ids=["cpu", "device"])
+def test_images_that_must_get_no_votes_are_refused_in_the_same_words_everywhere(noise, there):
+    sampler = Sampler(Classifier(first_three, 3), noise, batch_size=8)
+    bad = {"`x` must be finite, got NaN or Inf": [torch.nan, torch.inf, -torch.inf]}
+    if noise.levels is not None:
+        bad[r"Image 8: `x` must be on the grid k / 255: pixel \(0, 1, 0\) is"] = [0.5, -0.004, 2.0]
+    for message, pixels in bad.items():
+        for pixel in pixels:
+            images = GREY.clone()
+            images[1, 0, 1, 0] = pixel
+            images = images.as_subclass(OnADevice) if there else images
+            for stop in (20, [20, 0]):  # an image that needs no votes is looked at as well
+                with pytest.raises(ValueError, match=f"^{message}"):
+                    sampler.count(images, [7, 8], 0, stop, ESTIMATION)
+    assert sampler.count(GREY, [7, 8], 0, 20, ESTIMATION).sum(1).tolist() == [20, 20]
+
+
+@pytest.mark.gpu
+@BOTH
+def test_cuda_itself_sees_one_wait_in_a_count(noise):
+    sampler = Sampler(Classifier(Largest(), 3, device="cuda"), noise, batch_size=64)
+    arguments = torch.arange(24).view(2, 3, 2, 2).cuda() / 255, [3, 4], 0, [5000, 21], ESTIMATION
+    expected = sampler.count(*arguments)
+    assert ESTIMATION in sampler._batch._graphs
+    _set_sync_debug_mode("warn")
+    try:
+        with pytest.warns(UserWarning, match="called a synchronizing CUDA operation") as waits:
+            counts = sampler.count(*arguments)
+    finally:
+        _set_sync_debug_mode("default")
+    assert len(waits) == 1
+    assert counts.tolist() == expected.tolist()
