@@ -90,7 +90,7 @@ def old_run(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Iterat
         It is `out`.
     """
     if os.path.exists(path) and os.path.exists(out) and os.path.samefile(path, out):
-        raise ValueError(f"`out` must be another file than the run to top up, got `{out}`.")
+        raise ValueError(f"`top_up` must be another run than the one to be made, got {path}.")
     check_unlocked(Path(path))
     with RunFile(path) as run:
         run.check_structure()

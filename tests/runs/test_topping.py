@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import sqlite3
 
 import numpy as np
 import pytest
@@ -29,7 +28,7 @@ from tcertify.statistics.reserve import topped_up
 from tcertify.statistics.stopping import Schedule
 from tcertify.statistics.top_k import certify_top_k
 from tcertify.votes import Votes
-from tests.runs.forge import forge_columns, forge_row
+from tests.runs.forge import database, forge_columns, forge_row
 from tests.tiny import CLASSES, Network, certify, images, rows_of, signed
 
 RADII = (0.0, 0.2, 0.3)
@@ -422,7 +421,7 @@ def test_a_run_without_a_reserve_is_not_topped_up(path):
 def test_a_run_is_not_topped_up_into_itself(first, path):
     path.symlink_to(first)
     for out in (first, path):
-        with pytest.raises(ValueError, match="`out` must be another file than the run to top up"):
+        with pytest.raises(ValueError, match="`top_up` must be another run than the one"):
             certify(out, top_up=first, **SECOND, overwrite=True)
 
 
@@ -434,7 +433,7 @@ def test_a_run_that_is_damaged_missing_or_being_written_is_not_topped_up(first, 
     with pytest.raises(RunFileError, match=r"old\.run` is damaged"):
         certify(path, top_up=old, **SECOND)
     old.write_bytes(first.read_bytes())
-    with sqlite3.connect(old) as db:
+    with database(old) as db:
         db.execute("UPDATE certificate SET radius = 9 WHERE image_id = 3")
     with pytest.raises(RunFileError, match=r"The row of image 3 does not match .* A resume of it"):
         certify(path, top_up=old, **SECOND)
