@@ -153,10 +153,19 @@ def certify_counts(
 
 
 def certify_votes(
-    votes: Votes, *, sigma: float, alpha: float, method: str, grid: Sequence[float] = GRID
+    votes: Votes,
+    *,
+    sigma: float,
+    alpha: float,
+    method: str,
+    grid: Sequence[float] = GRID,
+    order: float | None = None,
 ) -> Certificates:
-    """`certify_counts` of votes and arguments that are known to be valid."""
-    found = _METHODS[method](votes, sigma, alpha, grid)
+    """`certify_counts` of votes and arguments that are known to be valid.
+
+    With `order` the joint method ranks outcomes as at that level, as `joint.lower` does.
+    """
+    found = _METHODS[method](votes, sigma, alpha, grid, order)
     return Certificates(
         predicted=np.where(found.radius > 0, votes.top, ABSTAIN),
         # One input makes some of NumPy's functions return a scalar.
@@ -203,22 +212,29 @@ class _Bounds(NamedTuple):
     radius: NDArray[np.float64]
 
 
-def _joint(votes: Votes, sigma: float, alpha: float, _: Sequence[float]) -> _Bounds:
+def _joint(
+    votes: Votes, sigma: float, alpha: float, _: Sequence[float], order: float | None
+) -> _Bounds:
     """The whole of alpha on Phi^-1(p_A) - Phi^-1(p_B): docs/joint.md."""
-    t = joint.lower(votes.k_a, votes.k_b, votes.n, np.broadcast_to(alpha, votes.n.shape))
-    k_a, k_b, n, level = _floats(votes.k_a, votes.k_b, votes.n, alpha)
+    level = np.broadcast_to(alpha, votes.n.shape)
+    t = joint.lower(votes.k_a, votes.k_b, votes.n, level, order=order)
+    k_a, k_b, n, level = _floats(votes.k_a, votes.k_b, votes.n, level)
     p_a = clopper_pearson.lower(k_a, n, level)
     p_b = clopper_pearson.upper(k_b, n, level)
     return _Bounds(p_a, p_b, np.maximum(l2_radius_of_gap(t, sigma), 0.0))
 
 
-def _certify(votes: Votes, sigma: float, alpha: float, _: Sequence[float]) -> _Bounds:
+def _certify(
+    votes: Votes, sigma: float, alpha: float, _: Sequence[float] = (), order: float | None = None
+) -> _Bounds:
     """p_B = 1 - p_A: Cohen et al. 2019."""
     p_a, q_a = _bounds_of_top(votes, alpha)
     return _Bounds(p_a, q_a, _radius(p_a, q_a, q_a, sigma))
 
 
-def _t_certify(votes: Votes, sigma: float, alpha: float, grid: Sequence[float]) -> _Bounds:
+def _t_certify(
+    votes: Votes, sigma: float, alpha: float, grid: Sequence[float], _: float | None
+) -> _Bounds:
     """The best split of alpha between p_A and p_B: Feng et al. 2020, Algorithm 2."""
     splits = [_split(votes, sigma, alpha, share) for share in grid]
     best = np.argmax([split.radius for split in splits], axis=0)[None]
@@ -229,7 +245,7 @@ def _t_certify(votes: Votes, sigma: float, alpha: float, grid: Sequence[float]) 
 def _split(votes: Votes, sigma: float, alpha: float, share: float) -> _Bounds:
     spent = share * alpha
     if spent == alpha:
-        return _certify(votes, sigma, alpha, ())
+        return _certify(votes, sigma, alpha)
     p_a, q_a = _bounds_of_top(votes, spent)
     n, level = _floats(votes.n, alpha - spent)
     p_b = np.minimum(multiclass.upper(votes.others.astype(np.float64), n, level), q_a)

@@ -431,6 +431,7 @@ def verify(
     examples=[
         "tcertify recertify out.tsv.run --method certify --alpha 0.01",
         "tcertify recertify out.tsv.run --reported 0.5",
+        "tcertify recertify out.tsv.run --all-at-once 0.5 --out robust.tsv",
         'tcertify recertify out.tsv.run --groups "1 or 8=1,8" --groups "3 or 9=3,9"',
         "tcertify recertify out.tsv.run --top-k 3 --out top-3.tsv",
     ],
@@ -443,6 +444,13 @@ def verify(
     type=float,
     metavar="RADIUS",
     help="Certify only the images that reach RADIUS, so that a share alpha of these is wrong.",
+)
+@click.option(
+    "--all-at-once",
+    type=float,
+    metavar="RADIUS",
+    help="Certify the images that are robust at RADIUS, so that any error among them has"
+    " probability alpha.",
 )
 @click.option(
     "--groups",
@@ -462,6 +470,7 @@ def recertify(
     method: str | None,
     alpha: float | None,
     reported: float | None,
+    all_at_once: float | None,
     groups: tuple[str, ...],
     top_k: int | None,
     out: Path | None,
@@ -477,13 +486,21 @@ def recertify(
     from tcertify.runs import export_run, recertify_run
     from tcertify.statistics import parse_groups
 
-    if curve is not None and (reported is not None or top_k is not None):
-        raise click.UsageError("--alpha-curve cannot be drawn for --reported or --top-k.")
+    if curve is not None and (reported, all_at_once, top_k) != (None, None, None):
+        raise click.UsageError(
+            "--alpha-curve cannot be drawn for --reported, --all-at-once or --top-k."
+        )
     for path in (out, curve):
         _refuse_existing(path, overwrite)
     grouped = parse_groups(groups) if groups else None
     table = recertify_run(
-        run, method=method, alpha=alpha, reported=reported, groups=grouped, top_k=top_k
+        run,
+        method=method,
+        alpha=alpha,
+        reported=reported,
+        all_at_once=all_at_once,
+        groups=grouped,
+        top_k=top_k,
     )
     if curve is not None:
         _draw_alpha_curve(run, curve, table, grouped)

@@ -39,7 +39,7 @@ class Result:
         the full run, and nothing else is.
     radii : tuple of float, optional
         The radii that were decided, where that is known and they are not all radii. A run of
-        predictions decides the radius 0.
+        predictions decides the radius 0, and what is certified all at once the one it was asked at.
     method, alpha, sigma : optional
         How it was made; a log does not say it.
     failed, missing : int
@@ -89,7 +89,11 @@ class Result:
     @classmethod
     def of_run(cls, table: RunTable, name: str = "") -> Result:
         """Return the certificates of a run."""
-        made = table.settings
+        made, radii = table.settings, table.settings.radii
+        if made.predicts:
+            radii = (0.0,)
+        elif table.all_at_once is not None:
+            radii = (table.all_at_once,)
         called = name or _short(table.path)
         return cls(
             name=f"{called} ({table.part})" if table.part else called,
@@ -99,7 +103,7 @@ class Result:
             radius=table.radius,
             n=table.n,
             stopped_early=table.stopped_early,
-            radii=(0.0,) if made.predicts else made.radii,
+            radii=radii,
             method=table.method,
             alpha=made.alpha,
             sigma=made.sigma,

@@ -40,8 +40,8 @@ class Summary:
         The share of images that are right and certified at each radius of the table, with its
         exact interval over images; None where an early-stopped run did not decide the radius.
     acr : Estimate or None
-        The average certified radius with its bootstrap interval; None for predictions and for a
-        run that stopped early, whose radii are not those of the full run.
+        The average certified radius with its bootstrap interval; None where some radii alone were
+        decided, as in a run that stopped early, and for predictions.
     abstained : Estimate or None
         The share of images without an answer; None for a run that stopped early.
     samples : float or None
@@ -184,7 +184,7 @@ def _usual_radii(results: Sequence[Result]) -> list[float]:
 
 def _summary(result: Result, radii: tuple[float, ...]) -> Summary:
     whole = not result.stopped_early
-    certifies = whole and not result.predicts
+    certifies = whole and result.radii is None
     return Summary(
         result=result,
         accuracy=_accuracies(result, radii),

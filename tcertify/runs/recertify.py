@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tcertify._checks import check_alpha, check_choice
+from tcertify._checks import check_alpha, check_choice, check_non_negative
 from tcertify.certificates import METHODS
 from tcertify.errors import RunFileError
 from tcertify.runs.file import RunFile
 from tcertify.runs.row import Row
 from tcertify.runs.settings import CERTIFICATE, NOTHING, Settings
 from tcertify.runs.table import RunTable, table_of
+from tcertify.statistics.families import step_down
 from tcertify.statistics.groups import Groups
 from tcertify.statistics.reported import check_target, keeps, reported_level
 from tcertify.statistics.top_k import certify_top_k, check_k
@@ -34,6 +35,7 @@ def recertify_run(
     method: str | None = None,
     alpha: float | None = None,
     reported: float | None = None,
+    all_at_once: float | None = None,
     groups: Mapping[str, Sequence[int]] | None = None,
     top_k: int | None = None,
 ) -> RunTable:
@@ -57,6 +59,10 @@ def recertify_run(
         ``alpha R / M``: of the certificates that are kept, a share of at most `alpha` is wrong in
         expectation. The others abstain. Which are kept is read from the certificates that the run
         holds, where `method` and `alpha` are its own. See `certify_reported`.
+    all_at_once : float, optional
+        List the images that are robust at this radius, at 0 those whose class is the answer at all:
+        the probability that any of these statements is wrong is at most `alpha`. The listed ones
+        have this radius and no bounds, the others abstain. See `certify_family`.
     groups : mapping from names to classes, optional
         Certify the group instead of the class; see `Groups`. Labels and predictions of the table
         are then numbers of groups.
@@ -72,27 +78,39 @@ def recertify_run(
     ------
     RunFileError, ValueError
         The file is no run of certificates, a row's votes cannot be read, arguments are out of
-        range, `top_k` together with a `method`, `reported` for a run that is not complete, or that
-        was topped up, since the votes of other images may be why; or `groups` or `top_k` for a run
-        that stopped early: an image's samples ended where its own class was decided, not its group.
+        range, `top_k` together with a `method`, `all_at_once` together with `reported` or `top_k`,
+        `reported` or `all_at_once` for a run that is not complete, `reported` for one that was
+        topped up, since the votes of other images may be why, or `all_at_once`, `groups` or `top_k`
+        for a run that stopped early: an image's samples ended where its own class was decided at
+        its own alpha, not its group, nor at the smaller level of a family.
     """
     radius = None if reported is None else check_target(reported, "reported")
+    if all_at_once is not None:
+        all_at_once = check_non_negative("all_at_once", all_at_once)
+        for name, value in (("reported", reported), ("top_k", top_k)):
+            if value is not None:
+                raise ValueError(f"`{name}` must not be given with `all_at_once`, got {value!r}.")
     with RunFile(path) as run:
-        question = _Question.of(run, method, alpha, groups, top_k)
+        question = _Question.of(run, method, alpha, groups, top_k, all_at_once)
         table = table_of(run)
         if radius is not None and run.settings.topped_up:
             raise ValueError(
                 f"`reported` needs a run that was not topped up: `{run.path}` was, and the votes of"
                 " other images may be why an image has more samples."
             )
-        if radius is not None and table.missing:
-            raise ValueError(
-                f"`reported` needs all images of the run: `{run.path}` has {table.missing} still to"
-                " do, and where it ended may depend on what it had found."
-            )
+        for name, value in (("reported", radius), ("all_at_once", all_at_once)):
+            if value is not None and table.missing:
+                raise ValueError(
+                    f"`{name}` needs all images of the run: `{run.path}` has {table.missing} still"
+                    " to do, and where it ended may depend on what it had found."
+                )
         kept, claim = None, question.claim()
         every = np.ones(len(table), dtype=bool)
-        if radius is None or not question.is_the_run_s:
+        if all_at_once is not None:
+            best = _at_once(run, question, len(table), all_at_once)
+            kept = best["predicted"] >= 0
+            claim.append(_family_claim(kept, all_at_once, question.after.alpha))
+        elif radius is None or not question.is_the_run_s:
             best = _answered(run, question, every)
         if radius is not None:
             # an image's own certificate, as it stands in the run where that asks the same
@@ -109,7 +127,10 @@ def recertify_run(
         radius=best["radius"].copy(),
         p_a_lower=best["p_a"].copy(),
         p_b_upper=best["p_b"].copy(),
-        squared_levels=after.squared_levels(best["radius"]),
+        squared_levels=after.squared_levels(
+            # a class that is the answer at all is that at the image itself, which radius 0 denies
+            np.where(best["predicted"] >= 0, np.maximum(best["radius"], np.nextafter(0, 1)), 0)
+        ),
         settings=after,
         parameters={
             **table.parameters,
@@ -118,6 +139,7 @@ def recertify_run(
         },
         claim=" ".join(claim),
         top_k=top_k,
+        all_at_once=all_at_once,
         kept=kept,
     )
 
@@ -144,7 +166,7 @@ def read_votes(
         As for `recertify_run`, or a run that stopped early or was topped up.
     """
     with RunFile(path) as run:
-        question = _Question.of(run, None, None, groups, None)
+        question = _Question.of(run, None, None, groups)
         if run.settings.radii is not None:
             raise ValueError(f"`{path}` stopped early: its images have votes of different number.")
         if run.settings.topped_up:
@@ -174,12 +196,16 @@ def read_votes(
 
 @dataclass(frozen=True)
 class _Question:
-    """What is asked of the votes of a run; `after` are the settings of the answer."""
+    """What is asked of the votes of a run; `after` are the settings of the answer, and `order` is
+    the level as at which the joint method ranks outcomes, where it is not that of `after`.
+    """
 
     before: Settings
     after: Settings
     groups: Groups | None
     top_k: int | None
+    all_at_once: float | None
+    order: float | None = None
 
     @classmethod
     def of(
@@ -188,12 +214,14 @@ class _Question:
         method: str | None,
         alpha: float | None,
         groups: Mapping[str, Sequence[int]] | None,
-        top_k: int | None,
+        top_k: int | None = None,
+        all_at_once: float | None = None,
     ) -> _Question:
         before = run.settings
         if before.predicts:
             raise RunFileError(f"`{run.path}` holds predictions, which have no radius.")
-        for name, value in (("groups", groups), ("top_k", top_k)):
+        asked = {"all_at_once": all_at_once, "groups": groups, "top_k": top_k}
+        for name, value in asked.items():
             if value is not None and before.radii is not None:
                 raise ValueError(
                     f"`{name}` needs a run that did not stop early: the images of `{run.path}` were"
@@ -208,7 +236,7 @@ class _Question:
         method = before.method if method is None else check_choice("method", method, METHODS)
         after = replace(before, method=method, num_classes=classes)
         alpha = before.alpha if alpha is None else check_alpha("alpha", alpha)
-        return cls(before, after, named, top_k).at(alpha)
+        return cls(before, after, named, top_k, all_at_once).at(alpha)
 
     def at(self, alpha: float) -> _Question:
         """The same question at another alpha."""
@@ -230,6 +258,7 @@ class _Question:
         index = None if self.groups is None else self.groups.index.tolist()
         given = {
             "reported": reported,
+            "all_at_once": self.all_at_once,
             "top_k": self.top_k,
             "group_names": names,
             "group_of_class": index,
@@ -282,7 +311,7 @@ class _Question:
 
     def _certificates(self, votes: Votes, look: NDArray[np.int64]) -> NDArray[Any]:
         if self.top_k is None:
-            return self.after.certificates(votes, look)
+            return self.after.certificates(votes, look, self.order)
         settings, result = self.after, np.zeros(len(votes), CERTIFICATE)
         for index in np.unique(look):
             rows = look == index
@@ -304,6 +333,29 @@ def _answered(run: RunFile, question: _Question, wanted: NDArray[np.bool_]) -> N
         done += len(rows)
     if done < len(wanted):
         raise RunFileError(f"`{run.path}` is damaged: {run.damage[-1]}")
+    return found
+
+
+def _at_once(run: RunFile, question: _Question, images: int, radius: float) -> NDArray[Any]:
+    """Return what Holm's test certifies at a radius, all at once.
+
+    A level of the test is charged for the noise as that of any certificate is, and so is the one
+    that ranks outcomes.
+    """
+    alpha = question.after.alpha
+    question = replace(question, order=question.before.charged(alpha / max(1, images)))
+
+    def at(level: float, wanted: NDArray[np.bool_]) -> NDArray[Any]:
+        return _answered(run, question.at(level), wanted)
+
+    alone = at(alpha, np.ones(images, dtype=bool))
+    kept = step_down(
+        keeps(alone["radius"], radius),
+        alpha,
+        lambda wanted, level: keeps(at(level, wanted)["radius"], radius),
+    )
+    found = np.full(images, np.array(NOTHING, CERTIFICATE))
+    found["predicted"][kept], found["radius"][kept] = alone["predicted"][kept], radius
     return found
 
 
@@ -333,4 +385,17 @@ def _reported_claim(kept: NDArray[np.bool_], radius: float, alpha: float, level:
         f"{int(kept.sum())} of the {len(kept)} images were kept because their certificate at"
         f" {alpha:g} {reaches}; they are certified at {level:g}, the others abstain: of the"
         f" certificates of the kept images, a share of at most {alpha:g} is wrong in expectation."
+    )
+
+
+def _family_claim(kept: NDArray[np.bool_], radius: float, alpha: float) -> str:
+    number, exact = int(kept.sum()), repr(radius).removesuffix(".0")
+    listed = (
+        f"{number} of the {len(kept)} images are robust at radius {exact}"
+        if radius
+        else f"The class is the answer on {number} of the {len(kept)} images"
+    )
+    return (
+        f"{listed}, all at once: the probability that any of these statements is wrong is at most"
+        f" {alpha:g}."
     )

@@ -425,10 +425,13 @@ class Settings:
         """Return the radius that unanimous votes certify at the last look."""
         return largest_radius(self.n, self.look_levels[-1], self.sigma, method=self.method)
 
-    def certificates(self, votes: Votes, look: NDArray[np.int64]) -> NDArray[Any]:
+    def certificates(
+        self, votes: Votes, look: NDArray[np.int64], order: float | None = None
+    ) -> NDArray[Any]:
         """Return what the votes of M images at the given looks (M,) support: `CERTIFICATE` (M,).
 
-        A prediction certifies no radius: it holds 0, and the bounds that say nothing.
+        A prediction certifies no radius: it holds 0, and the bounds that say nothing. `order` is
+        that of `certify_votes`.
         """
         result = np.zeros(len(votes), CERTIFICATE)
         sure = self.are_sure(votes)
@@ -440,7 +443,11 @@ class Settings:
         for index in np.unique(look):
             rows = look == index
             found = certify_votes(
-                votes[rows], sigma=self.sigma, alpha=self.look_levels[index], method=self.method
+                votes[rows],
+                sigma=self.sigma,
+                alpha=self.look_levels[index],
+                method=self.method,
+                order=order,
             ).only(sure[rows])
             arrays = found.predicted, found.radius, found.p_a_lower, found.p_b_upper
             for name, array in zip(CERTIFICATE.names or (), arrays, strict=True):

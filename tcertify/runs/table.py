@@ -80,7 +80,9 @@ class RunTable:
     top_k : int, optional
         Certified is that the label is among so many most probable classes.
     kept : bool array, optional
-        The images that `recertify_run` kept to be reported.
+        The images that `recertify_run` kept to be reported, or lists all at once.
+    all_at_once : float, optional
+        Certified is one radius, this one, for all images that are kept at once.
     shard_of : int, optional
         Images of the whole run, where this file is a shard of it only.
     """
@@ -107,6 +109,7 @@ class RunTable:
     claim: str = ""
     top_k: int | None = None
     kept: NDArray[np.bool_] | None = None
+    all_at_once: float | None = None
     shard_of: int | None = None
 
     def __len__(self) -> int:
@@ -126,8 +129,11 @@ class RunTable:
 
     @property
     def method(self) -> str:
-        """How votes became a radius: that of the settings, or "top-3" where that was asked."""
-        return self.settings.method if self.top_k is None else f"top-{self.top_k}"
+        """How votes became a radius: that of the settings, or "top-3" where that was asked, and
+        with "-holm" what was certified all at once.
+        """
+        holm = "" if self.all_at_once is None else "-holm"
+        return self.settings.method + holm if self.top_k is None else f"top-{self.top_k}"
 
     @property
     def l1_radius(self) -> NDArray[np.float64]:
@@ -171,7 +177,7 @@ class RunTable:
         """Return what notebooks show: the settings, and the first images."""
         made, shown = self.settings, range(min(len(self), _SHOWN))
         head = (
-            f"{self.path.name}: {made.method}, alpha = {made.alpha:g}, sigma = {made.sigma:g},"
+            f"{self.path.name}: {self.method}, alpha = {made.alpha:g}, sigma = {made.sigma:g},"
             f" {len(self)} images, {int(self.correct.sum())} right,"
             f" {int((self.predicted < 0).sum())} abstained or failed, {self.missing} still to do"
             + (f" ({self.part})" if self.part else "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -12,9 +14,8 @@ from tcertify._checks import (
     check_positive,
     check_whole,
 )
-from tcertify.bounds import joint
 from tcertify.certificates import METHODS, certify_votes
-from tcertify.radius import l2_radius_of_gap
+from tcertify.statistics.reported import keeps
 from tcertify.votes import Votes
 
 
@@ -92,26 +93,40 @@ def certify_family(
     if radii.shape not in ((), votes.top.shape):
         raise ValueError(f"`radius` must have shape {votes.top.shape}, got {radii.shape}.")
     targets = np.broadcast_to(radii, votes.top.shape)
-    certified = np.zeros(len(votes), dtype=bool)
     order = alpha / max(1, len(votes))
-    # What does not pass alone at the whole of alpha is not tried again; that can only lose.
-    alone = _radius(votes, sigma, alpha, method, order)
-    hopeful = (alone > 0) & (alone >= targets)
-    while True:
-        rest = np.flatnonzero(hopeful & ~certified)
-        level = alpha / max(1, int((~certified).sum()))
-        found = _radius(votes[rest], sigma, level, method, order)
-        falls = rest[(found > 0) & (found >= targets[rest])]
-        if not falls.size:
-            return certified
-        certified[falls] = True
+
+    def falls(wanted: NDArray[np.bool_], level: float) -> NDArray[np.bool_]:
+        found = np.zeros(len(votes), dtype=bool)
+        made = certify_votes(votes[wanted], sigma=sigma, alpha=level, method=method, order=order)
+        found[wanted] = keeps(made.radius, targets[wanted])
+        return found
+
+    return step_down(falls(np.ones(len(votes), dtype=bool), alpha), alpha, falls)
 
 
-def _radius(
-    votes: Votes, sigma: float, level: float, method: str, order: float
-) -> NDArray[np.float64]:
-    """The radii at `level`; the joint method ranks outcomes as at the level `order`."""
-    if method != "joint":
-        return certify_votes(votes, sigma=sigma, alpha=level, method=method).radius
-    levels = np.full(len(votes), level)
-    return l2_radius_of_gap(joint.lower(votes.k_a, votes.k_b, votes.n, levels, order=order), sigma)
+def step_down(
+    alone: NDArray[np.bool_],
+    alpha: float,
+    falls: Callable[[NDArray[np.bool_], float], NDArray[np.bool_]],
+) -> NDArray[np.bool_]:
+    """Which hypotheses fall in Holm's test at `alpha`.
+
+    Parameters
+    ----------
+    alone : array of bool, shape (M,)
+        Which of them fall by themselves at the whole of `alpha`. The others are not tried again,
+        which can only lose.
+    alpha : float
+        Of the whole family.
+    falls : function
+        Given which of them to test, (M,), and a level, it returns which of these fall at the
+        level, (M,); each true one with probability at most the level, and at every higher level
+        where it does at one.
+    """
+    fallen = np.zeros_like(alone)
+    while (rest := alone & ~fallen).any():
+        falling = falls(rest, alpha / int((~fallen).sum()))
+        if not falling.any():
+            break
+        fallen |= falling
+    return fallen

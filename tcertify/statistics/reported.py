@@ -119,7 +119,7 @@ def check_target(radius: Any, name: str) -> float:
     return target
 
 
-def keeps(radii: NDArray[np.float64], radius: float) -> NDArray[np.bool_]:
+def keeps(radii: NDArray[np.float64], radius: float | NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which certificates reach the radius: at 0, those that certify anything."""
     return (radii > 0) & (radii >= radius)
 

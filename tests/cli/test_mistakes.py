@@ -187,6 +187,8 @@ MISTAKES = [
         "other data",
     ),
     (["recertify", "a.run", "--alpha", "0"], "--alpha must be in (0, 1), got 0.0"),
+    (["recertify", "a.run", "--all-at-once", "far"], "'far' is not a valid float"),
+    (["recertify", "a.run", "--all-at-once", "-1"], "--all-at-once must be at least 0 and finite"),
     (["recertify", "a.run", "--out", "a.tsv"], "exists; give --overwrite"),
     (["recertify", "a.run", "--out", "nowhere/a.tsv"], "nowhere/a.tsv"),
     (certify("--shard", "3/2"), "it must be I/N with I from 1 to N, got '3/2'"),

@@ -230,6 +230,8 @@ def test_recertify_prints_the_table_of_another_method(run, finished, tmp_path):
     ("options", "claim"),
     [
         (("--reported", 0.1), "images were kept because their certificate at 0.001 reaches"),
+        (("--all-at-once", 0.1), "images are robust at radius 0.1, all at once: the probability"),
+        (("--all-at-once", 0, "--groups", "a=0,1"), "The class is the answer on "),
         (("--groups", "a or b=0,1"), "label 0 is a or b, 1 is 2."),
         (("--top-k", 2), "among the 2 most probable classes"),
     ],
@@ -251,12 +253,38 @@ def test_recertify_says_what_its_table_is(run, finished, options, claim):
         (("--top-k", 2, "--method", "joint"), "--method must not be given with --top-k"),
         (("--reported", -1), "--reported must be one number"),
         (("--reported", 0.1, "--alpha-curve", "a.png"), "--alpha-curve cannot be drawn for"),
+        (("--all-at-once", 0.1, "--alpha-curve", "a.png"), "--alpha-curve cannot be drawn for"),
+        (("--all-at-once", -1), "--all-at-once must be at least 0 and finite, got -1.0."),
+        (
+            ("--all-at-once", 0.1, "--reported", 0.2),
+            "--reported must not be given with --all-at-once, got 0.2.",
+        ),
+        (
+            ("--all-at-once", 0.1, "--top-k", 2),
+            "--top-k must not be given with --all-at-once",
+        ),
     ],
 )
 def test_questions_that_make_no_sense_are_refused_in_one_sentence(run, finished, options, message):
     result = run("recertify", "done.run", *options)
     assert result.exit_code != 0
     assert message in result.stderr
+
+
+def test_the_images_that_are_robust_all_at_once_stand_in_a_log(run, finished, tmp_path):
+    result = run("recertify", "done.run", "--all-at-once", 0.25, "--out", "h.tsv")
+    assert result.stdout.startswith("certify-holm, alpha = 0.001, sigma = 0.5, gaussian noise: 12")
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:4]] == [
+        "radius",
+        "abstained",
+        "mean",
+    ]
+    log = read_log(tmp_path / "h.tsv")
+    listed = log.predict >= 0
+    assert f"{listed.sum()} of the 12 images are robust at radius 0.25" in result.stdout
+    assert 0 < listed.sum() < 12
+    assert {*log.radius[listed]} == {0.25}
+    assert {*log.radius[~listed]} == {0}
 
 
 def test_recertify_draws_the_curve_over_alpha_and_replaces_nothing_unasked(run, finished, tmp_path):

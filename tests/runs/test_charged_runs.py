@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from tcertify.bounds import charged_alpha
@@ -13,9 +14,11 @@ from tcertify.runs import (
     merge_runs,
     predict_dataset,
     read_run,
+    read_votes,
     recertify_run,
     verify_run,
 )
+from tcertify.statistics import certify_family
 from tests.runs.forge import forge_parameters
 from tests.tiny import CLASSES, Network, certify, grey_images, images, rows_of
 
@@ -68,6 +71,28 @@ def test_it_stays_charged_when_it_is_recertified(path):
     assert table.settings.schedule.alpha < table.settings.alpha
     same = recertify_run(path)  # which takes the best of all looks
     assert (same.radius >= read_run(path).radius * (1 - 1e-12)).all()
+
+
+@pytest.mark.parametrize("method", ["certify", "joint"])
+def test_every_level_of_a_family_is_charged(tmp_path, monkeypatch, method):
+    # A charge that shows: it is a quarter that may be spent, of alpha and of each of its parts.
+    monkeypatch.setattr("tcertify.bounds.charge.charged_alpha", lambda alpha, n, size: alpha / 4)
+    monkeypatch.setattr("tcertify.runs.settings.ROUNDING", 1e-6)
+    path = tmp_path / "a.run"
+    certify(path, method=method, charge_noise=True, seed=3)
+    votes, _ = read_votes(path)
+    tried, differ = np.linspace(0, 0.6, 25), 0
+    for radius in tried:
+        given = {"sigma": 0.5, "method": method, "invalid": votes.invalid}
+        charged, free = (
+            certify_family(votes.counts, votes.top, radius, alpha=alpha, **given)
+            for alpha in (0.05 / 4, 0.05)
+        )
+        table = recertify_run(path, all_at_once=radius, alpha=0.05)
+        assert table.kept.tolist() == charged.tolist()
+        assert (table.settings.alpha, table.settings.charge_noise) == (0.05, True)
+        differ += int((charged != free).sum())
+    assert differ
 
 
 def test_a_file_that_says_it_is_charged_and_is_not_is_refused(path):

@@ -186,8 +186,15 @@ def test_an_image_with_a_vote_that_nobody_knows_abstains_whatever_is_asked(tmp_p
     assert (table.p_a_lower[2], table.p_b_upper[2]) == (0, 1)
     assert (table.predicted >= 0).sum() > 8
     assert verify_run(path).findings == ()
-    for asked in ({"method": "certify"}, {"top_k": 2}, {"groups": {"a": [0, 1]}}):
-        assert recertify_run(path, **asked).radius[2] == 0
+    for asked in (
+        {"method": "certify"},
+        {"all_at_once": 0},
+        {"top_k": 2},
+        {"groups": {"a": [0, 1]}},
+    ):
+        table = recertify_run(path, **asked)
+        assert (table.predicted[2], table.radius[2]) == (-1, 0)
+        assert (table.predicted >= 0).sum() > 8
     votes, _ = read_votes(path)
     assert votes.invalid.tolist() == [0, 0, 500, *[0] * 9]
     predicted = predict_dataset(

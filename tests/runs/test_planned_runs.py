@@ -10,7 +10,8 @@ from tcertify.logs.audit import audit_log
 from tcertify.logs.tsv import read_log
 from tcertify.report import certified_table
 from tcertify.report.results import read_result
-from tcertify.runs import export_run, read_run, recertify_run, verify_run
+from tcertify.runs import export_run, read_run, read_votes, recertify_run, verify_run
+from tcertify.statistics import certify_family
 from tcertify.statistics.allocation import plan_for_loss, plan_sizes
 from tcertify.votes import Votes
 from tests.runs.forge import forge_columns, forge_row
@@ -105,6 +106,19 @@ def test_a_log_names_the_plan_and_the_audit_knows_it(run, tmp_path):
     assert log.methods == ("joint-planned",)
     assert read_result(tmp_path / "a.tsv").method == "joint"
     assert "joint-planned" in audit_log(log, sigma=0.5).verdict
+
+
+def test_images_of_different_samples_are_certified_all_at_once(run):
+    votes, _ = read_votes(run)
+    assert len({*votes.n}) >= 3
+    listed = []
+    for radius in (0.0, 0.2, 0.4):
+        table = recertify_run(run, all_at_once=radius)
+        family = certify_family(votes.counts, votes.top, radius, sigma=0.5, invalid=votes.invalid)
+        assert table.kept.tolist() == family.tolist()
+        assert "keep all but 5 % of the radius" in table.claim
+        listed.append(int(family.sum()))
+    assert listed[0] > listed[-1] > 0
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 
 from tcertify import certify_counts
+from tcertify.certificates import METHODS
 from tcertify.errors import RunFileError
+from tcertify.logs import audit_log, read_log
+from tcertify.report import Result, certified_table
 from tcertify.runs import (
     certify_dataset,
+    export_run,
     predict_dataset,
     read_run,
     read_votes,
@@ -17,11 +21,12 @@ from tcertify.runs import (
 )
 from tcertify.runs.file import RunFile, RunWriter
 from tcertify.runs.settings import Settings
+from tcertify.statistics import certify_family
 from tcertify.statistics.groups import Groups
 from tcertify.statistics.stopping import Schedule
 from tcertify.statistics.top_k import certify_top_k
 from tests.runs.forge import forge_columns, forge_row
-from tests.tiny import CLASSES, Network, certify, images
+from tests.tiny import CLASSES, Network, certify, grey_images, images
 
 RADII = (0.0, 0.25, 0.5)
 
@@ -239,9 +244,79 @@ def test_questions_that_make_no_sense_are_named(full):
         recertify_run(full, top_k=0)
     with pytest.raises(ValueError, match="`groups` must not overlap"):
         recertify_run(full, groups={"a": [0], "b": [0]})
+    for other in ({"reported": 0.5}, {"top_k": 2}):
+        (name,) = other
+        with pytest.raises(ValueError, match=f"`{name}` must not be given with `all_at_once`"):
+            recertify_run(full, all_at_once=0.5, **other)
+    for radius in (-1.0, float("nan"), "far"):
+        with pytest.raises(ValueError, match="`all_at_once` must be"):
+            recertify_run(full, all_at_once=radius)
 
 
-@pytest.mark.parametrize("question", [{"groups": GROUPS}, {"top_k": 2}])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("groups", [None, GROUPS], ids=["classes", "groups"])
+def test_what_is_certified_all_at_once_is_the_family_of_the_votes(full, method, groups):
+    votes, label = read_votes(full, groups)
+    made = {"method": method, "alpha": 0.05}
+    alone = recertify_run(full, groups=groups, **made).radius
+    listed = []
+    for radius in (0.0, middle(alone), *np.sort(alone[alone > 0])[:3]):
+        table = recertify_run(full, all_at_once=radius, groups=groups, **made)
+        family = certify_family(
+            votes.counts, votes.top, radius, sigma=0.5, invalid=votes.invalid, **made
+        )
+        assert table.kept.tolist() == family.tolist()
+        assert table.predicted.tolist() == np.where(family, votes.top, -1).tolist()
+        assert table.radius.tolist() == np.where(family, radius, 0).tolist()
+        assert {*table.p_a_lower, *table.p_b_upper} == {0, 1}
+        assert table.label.tolist() == label.tolist()
+        assert not table.kept[5]
+        assert (table.settings.alpha, table.settings.method) == (0.05, method)
+        listed.append(int(family.sum()))
+    assert 0 < min(listed) < (alone > 0).sum()
+
+
+def test_a_family_says_what_it_lists_and_its_tables_nothing_else(full, tmp_path):
+    table = recertify_run(full, all_at_once=0.2)
+    assert 0 < table.kept.sum() < 12
+    assert table.parameters["all_at_once"] == table.all_at_once == 0.2
+    assert table.claim == (
+        f"{table.kept.sum()} of the 12 images are robust at radius 0.2, all at once: the"
+        " probability that any of these statements is wrong is at most 0.001."
+    )
+    shown = certified_table([Result.of_run(table)])
+    assert shown.radii == (0.2,)
+    (column,) = shown.columns
+    assert column.accuracy[0].value == table.correct.mean()
+    assert column.abstained.value == (~table.kept).mean()
+    assert column.acr is None
+    assert shown.notes()[0] == table.claim
+    assert not any("population" in note for note in shown.notes())
+    for method in ("joint", "certify"):
+        export_run(recertify_run(full, all_at_once=0.2, method=method), tmp_path / "a.tsv")
+        log = read_log(tmp_path / "a.tsv")
+        assert log.methods == (f"{method}-holm",)
+        assert "not by plain CERTIFY" in audit_log(log, sigma=0.5).verdict
+
+
+@pytest.mark.parametrize("data", [images, grey_images])
+def test_at_radius_0_the_class_is_the_answer_or_not_listed(tmp_path, data):
+    path = tmp_path / "a.run"
+    certify(path, data=data(), n=60, method="joint", seed=3)
+    table = recertify_run(path, all_at_once=0)
+    certified = recertify_run(path).predicted >= 0
+    assert 0 < table.kept.sum() < certified.sum()
+    assert (table.predicted >= 0).tolist() == table.kept.tolist()
+    assert not table.radius.any()
+    # the image itself is certified, and no other
+    itself = 0 if table.settings.levels else -1
+    assert table.squared_levels.tolist() == np.where(table.kept, itself, -1).tolist()
+    assert table.claim.startswith(f"The class is the answer on {table.kept.sum()} of the 12 images")
+    shown = certified_table([Result.of_run(table)])
+    assert shown.columns[0].accuracy[0].value == table.correct.mean() > 0
+
+
+@pytest.mark.parametrize("question", [{"all_at_once": 0.1}, {"groups": GROUPS}, {"top_k": 2}])
 def test_a_run_that_stopped_early_decided_its_own_classes_only(tmp_path, question):
     path = tmp_path / "early.run"
     certify_dataset(Network(), images(), sigma=0.5, out=path, n0=20, n=500, radii=RADII)
@@ -271,15 +346,16 @@ def certify_votes_of(votes):
     return certify_counts(votes.counts, votes.top, sigma=0.5, invalid=votes.invalid).radius
 
 
-def test_reported_needs_all_images_of_the_run(tmp_path):
+@pytest.mark.parametrize("question", ["reported", "all_at_once"])
+def test_what_depends_on_all_images_needs_all_images_of_the_run(tmp_path, question):
     whole, part = tmp_path / "whole.run", tmp_path / "part.run"
     certify(whole)
     with RunFile(whole) as run:
         rows, parameters = [*run.rows()], run.parameters
     with RunWriter(part, parameters, {}, range(12)) as writer:
         writer.add(rows[:3])
-    with pytest.raises(ValueError, match=r"`reported` needs all images.*9 still to do"):
-        recertify_run(part, reported=0.25)
+    with pytest.raises(ValueError, match=rf"`{question}` needs all images.*9 still to do"):
+        recertify_run(part, **{question: 0.25})
 
 
 def test_parameters_of_the_table_say_what_was_asked(tmp_path):

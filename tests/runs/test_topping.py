@@ -300,6 +300,27 @@ def test_groups_and_top_k_take_the_best_look_at_its_own_level(second):
     assert found.radius == pytest.approx(best_of(second, top_2))
 
 
+def test_what_is_certified_all_at_once_is_by_the_best_look_at_its_share_of_each_level(second):
+    radius, left, listed = 0.1, set(rows_of(second)), set()
+    while True:
+        share = 1 / len(left)  # of alpha = 0.002, twice that of the run
+        best = best_of(
+            second,
+            lambda row, votes, level, share=share: (
+                certify_counts(
+                    votes[:-1], row.top, sigma=0.5, alpha=level * share, method="certify"
+                ).radius
+            ),
+        )
+        found = {image_id for image_id in left if best[image_id] >= radius}
+        if not found:
+            break
+        left, listed = left - found, listed | found
+    table = recertify_run(second, method="certify", alpha=0.002, all_at_once=radius)
+    assert set(table.image_id[table.kept].tolist()) == listed
+    assert 0 < len(listed) < 12
+
+
 def test_what_is_reported_is_certified_at_what_the_reserve_leaves_before_topping_up(first):
     table = recertify_run(first, reported=0.1)
     kept = int(table.kept.sum())

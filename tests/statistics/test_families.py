@@ -80,6 +80,29 @@ def test_any_error_in_a_family_has_probability_at_most_alpha(method):
     assert 0.01 < error <= alpha
 
 
+@pytest.mark.parametrize("method", ["joint", "certify"])
+@pytest.mark.parametrize("sure", [False, True], ids=["all at the radius", "one beyond it"])
+def test_inputs_of_different_samples_make_a_family_too(method, sure):
+    # One that is robust falls first, and leaves the others a larger level.
+    sizes, alpha, radius = (5, 7, 9), 0.2, 0.25
+    p_a = [stats.norm.cdf(radius)] * 2 + [1.0 if sure else stats.norm.cdf(radius)]
+    masses = [stats.binom.pmf(np.arange(n + 1), n, p) for n, p in zip(sizes, p_a, strict=True)]
+    error = 0.0
+    for family in itertools.product(*(np.flatnonzero(mass) for mass in masses)):
+        k = np.array(family)
+        passed = certify_family(
+            np.stack([k, sizes - k], axis=1),
+            [0, 0, 0],
+            radius,
+            sigma=1.0,
+            alpha=alpha,
+            method=method,
+        )
+        wrong = passed[:2].any() if sure else passed.any()
+        error += wrong * np.prod([mass[one] for mass, one in zip(masses, k, strict=True)])
+    assert 0.01 < error <= alpha
+
+
 def test_the_joint_bound_of_one_ordering_grows_with_alpha():
     n, order = 40, 0.001
     k_a, k_b = (k.ravel() for k in np.indices((n + 1, n + 1)))
