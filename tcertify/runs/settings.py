@@ -207,8 +207,8 @@ class Settings:
         levels: int | None = None,
         charge_noise: bool = False,
     ) -> Settings:
-        """Return the settings of a new run, with early stopping when radii are given, and with a
-        plan for each image when a radius loss is.
+        """Return the settings of a new run, with early stopping when radii are given, with a plan
+        for each image when a radius loss is, and with a share of alpha kept when a reserve is.
         """
         n, alpha = check_whole("n", n, maximum=MAX_N), check_alpha("alpha", alpha)
         spent = alpha if reserve is None else unreserved(alpha, reserve)
@@ -268,11 +268,13 @@ class Settings:
     @property
     def ending(self) -> str:
         """What a log adds to the method of a run whose images had samples of different number, or
-        whose alpha paid for its noise.
+        whose alpha paid for its noise or for a reserve.
         """
         samples = (
             "-early" if self.radii is not None else "-planned" if self.sizes is not None else ""
         )
+        if self.reserve is not None:
+            return f"-reserved{samples}"
         return f"-charged{samples}" if self.charge_noise else samples
 
     @property

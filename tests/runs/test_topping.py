@@ -10,6 +10,8 @@ from tcertify.certificates import certify_counts
 from tcertify.classifiers import Classifier
 from tcertify.data.dataset import TensorDataset
 from tcertify.errors import RunFileError
+from tcertify.logs.audit import audit_log
+from tcertify.logs.tsv import read_log
 from tcertify.report import certified_table
 from tcertify.report.results import read_result
 from tcertify.runs import (
@@ -345,7 +347,16 @@ def test_the_votes_of_a_run_with_a_reserve_are_read(first):
     assert votes.n.tolist() == [500] * 12
 
 
-def test_what_the_certificates_mean_is_said_with_the_table(first, second, tmp_path):
+@pytest.mark.parametrize("radii", [None, RADII], ids=["full", "early"])
+def test_a_log_says_that_alpha_was_kept_and_is_not_taken_for_plain_certify_s(tmp_path, radii):
+    table = certify(tmp_path / "a.run", **FIRST | {"method": "certify", "radii": radii})
+    export_run(table, tmp_path / "a.tsv")
+    log = read_log(tmp_path / "a.tsv")
+    assert log.methods == (f"certify-reserved{'-early' if radii else ''}",)
+    assert not audit_log(log, sigma=0.5, n=500, alpha=0.001).contradicted
+
+
+def test_what_the_certificates_mean_is_said_with_the_table(first, second):
     made, topped = (certified_table([read_result(path)]).notes() for path in (first, second))
     assert made[0] == (
         "50 % of alpha is kept for topping up: a certificate is wrong with probability at most"
@@ -358,8 +369,6 @@ def test_what_the_certificates_mean_is_said_with_the_table(first, second, tmp_pa
     for notes in (made, topped):
         assert "each wrongly with probability at most 0.001" in notes[1]
     assert recertify_run(first, alpha=0.01).claim.count("at most 0.005 as the run stands") == 1
-    export_run(read_run(second), tmp_path / "a.tsv")
-    assert (tmp_path / "a.tsv").read_text().count("joint\n") == 12
 
 
 @pytest.mark.parametrize(
