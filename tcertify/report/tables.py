@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,9 @@ _FEW_RADII = 16
 @dataclass(frozen=True, eq=False)
 class Summary:
     """What a table says of one result; every interval is at 95 %.
+
+    Of reported images, or images certified all at once, what one gets depends on the others, so
+    that no interval over images holds: both its ends are NaN, and no table shows them.
 
     Attributes
     ----------
@@ -185,12 +188,21 @@ def _usual_radii(results: Sequence[Result]) -> list[float]:
 def _summary(result: Result, radii: tuple[float, ...]) -> Summary:
     whole = not result.stopped_early
     certifies = whole and result.radii is None
-    return Summary(
+    acr = average_certified_radius(result.radius, result.correct) if certifies else None
+    summary = Summary(
         result=result,
         accuracy=_accuracies(result, radii),
-        acr=average_certified_radius(result.radius, result.correct) if certifies else None,
+        acr=acr,
         abstained=_share(result.predicted < 0) if whole else None,
         samples=None if result.n is None else float(result.n.mean()),
+    )
+    if not result.reported:
+        return summary
+    return replace(
+        summary,
+        accuracy=tuple(map(_value_alone, summary.accuracy)),
+        acr=_value_alone(summary.acr),
+        abstained=_value_alone(summary.abstained),
     )
 
 
@@ -209,6 +221,17 @@ def _share(flags: NDArray[np.bool_]) -> Estimate:
     everywhere: ArrayLike = np.zeros(len(flags))
     curve = certified_accuracy(everywhere, flags, 0.0)
     return Estimate(float(curve.share), float(curve.lower), float(curve.upper))
+
+
+def _value_alone(estimate: Estimate | None) -> Estimate | None:
+    return None if estimate is None else Estimate(estimate.value, math.nan, math.nan)
+
+
+def _ends(estimate: Estimate) -> tuple[float, float] | tuple[None, None]:
+    """Return the interval, where there is one."""
+    if math.isnan(estimate.lower):
+        return None, None
+    return estimate.lower, estimate.upper
 
 
 def _record(column: Summary, radii: tuple[float, ...]) -> dict[str, Any]:
@@ -234,10 +257,11 @@ def _record(column: Summary, radii: tuple[float, ...]) -> dict[str, Any]:
     }
 
 
-def _numbers(estimate: Estimate | None) -> dict[str, float] | None:
+def _numbers(estimate: Estimate | None) -> dict[str, float | None] | None:
     if estimate is None:
         return None
-    return {"value": estimate.value, "lower": estimate.lower, "upper": estimate.upper}
+    lower, upper = _ends(estimate)
+    return {"value": estimate.value, "lower": lower, "upper": upper}
 
 
 # --- how cells are written ------------------------------------------------------------------
@@ -254,10 +278,11 @@ def _value(estimate: Estimate | None, decimals: int, *, down: bool = False) -> s
 
 def _interval(estimate: Estimate | None, decimals: int) -> str:
     """Return an interval, widened to the decimals shown."""
-    if estimate is None:
+    lower, upper = (None, None) if estimate is None else _ends(estimate)
+    if lower is None or upper is None:
         return ""
-    upper = format_down(-estimate.upper, decimals).removeprefix("-")
-    return f"[{format_down(estimate.lower, decimals)}, {upper}]"
+    widened = format_down(-upper, decimals).removeprefix("-")
+    return f"[{format_down(lower, decimals)}, {widened}]"
 
 
 def _rows(table: Table) -> list[tuple[str, list[Estimate | None], bool]]:
@@ -357,7 +382,8 @@ def _by_result(table: Table, bold: str, interval: str) -> tuple[list[str], list[
         for cells, one in zip(body, estimates, strict=True):
             value = _value(one, 3, down=down)
             shown = bold.format(value) if one is not None and one.value == best else value
-            cells.append(shown + (interval.format(_interval(one, 3)) if one is not None else ""))
+            ends = _interval(one, 3)
+            cells.append(shown + (interval.format(ends) if ends else ""))
     samples = _samples(table)
     if samples is not None:
         header.append("mean samples")
@@ -406,13 +432,10 @@ def _csv(table: Table) -> str:
         name = column.result.name
         for radius, one in zip(table.radii, column.accuracy, strict=True):
             if one is not None:
-                row = [name, "certified accuracy", radius, one.value, one.lower, one.upper]
-                writer.writerow(row)
+                writer.writerow([name, "certified accuracy", radius, one.value, *_ends(one)])
         for quantity, estimate in (("ACR", column.acr), ("abstained", column.abstained)):
             if estimate is not None:
-                writer.writerow(
-                    [name, quantity, "", estimate.value, estimate.lower, estimate.upper]
-                )
+                writer.writerow([name, quantity, "", estimate.value, *_ends(estimate)])
         if column.samples is not None:
             writer.writerow([name, "mean samples", "", column.samples, "", ""])
     return out.getvalue().removesuffix("\n")

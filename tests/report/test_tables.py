@@ -198,6 +198,18 @@ def test_the_claim_of_a_result_stands_first_below_its_table():
     assert certified_table([result(claim="It holds.", failed=1)]).notes()[0] == "It holds."
 
 
+def test_reported_images_depend_on_each_other_so_that_no_interval_is_shown():
+    table = certified_table([result(reported=True)], [0.0, 0.5])
+    assert "[" in certified_table([result()], [0.5]).to("text")
+    assert "[" not in table.to("text")
+    assert table.to("markdown").splitlines()[-1] == "| a | 0.750 | 0.500 | 0.449 | 0.250 |"
+    assert table.to("csv").splitlines()[1].endswith(",,")
+    (record,) = table.records()
+    for found in (*record["certified_accuracy"], record["acr"], record["abstained"]):
+        assert found["value"] is not None
+        assert (found["lower"], found["upper"]) == (None, None)
+
+
 def test_reported_images_of_an_early_stopped_run_are_not_said_to_be_those_of_the_full_run():
     one = result(stopped_early=True, radii=(0.5,), reported=True)
     (note,) = certified_table([one], [0.5]).notes()
