@@ -234,6 +234,19 @@ _run_options = together(
     help="Spread so many samples over all images, such as 5e6, or what so much time allows, such as"
     " 90s, 45m or 2h.",
 )
+@click.option(
+    "--reserve",
+    type=float,
+    metavar="SHARE",
+    help="Keep this share of alpha, such as 0.5, so that the finished run can be topped up.",
+)
+@click.option(
+    "--top-up",
+    type=PATH,
+    metavar="RUN",
+    help="Begin with the votes of RUN, which has a reserve, and go on to --N, its own times 2, 4, 8"
+    " ...",
+)
 def certify(
     images: DataOptions,
     selection: Selection,
@@ -247,6 +260,8 @@ def certify(
     radii: list[float] | None,
     radius_loss: float | None,
     budget: int | timedelta | None,
+    reserve: float | None,
+    top_up: Path | None,
 ) -> None:
     """Certify the images of a data set.
 
@@ -286,6 +301,8 @@ def certify(
             radii=radii,
             radius_loss=radius_loss,
             budget=budget,
+            reserve=reserve,
+            top_up=top_up,
         ),
         images,
         selection,
@@ -502,8 +519,12 @@ def _draw_alpha_curve(
     from tcertify.runs import read_votes
     from tcertify.statistics import alpha_curve
 
-    if table.settings.charge_noise:
-        raise click.UsageError("--alpha-curve cannot be drawn for a run with --charge-noise.")
+    for name, value in (
+        ("--charge-noise", table.settings.charge_noise),
+        ("--reserve", table.settings.reserve),
+    ):
+        if value:
+            raise click.UsageError(f"--alpha-curve cannot be drawn for a run with {name}.")
     votes, label = read_votes(run, groups)
     settings, radii = table.settings, certified_table([Result.of_run(table)]).radii
     few = radii[:: -(-len(radii) // _MOST_CURVES)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from tcertify.runs.file import differences
 from tcertify.runs.images import load_images
 from tcertify.runs.machine import Hands, Job, noted
 from tcertify.runs.provenance import check_same_probe, here, process
-from tcertify.runs.rounds import Rounds, Sink
+from tcertify.runs.rounds import Before, Rounds, Sink, not_begun
 from tcertify.runs.row import Row
 
 #: From so many samples on, an image is cut over all workers rather than given to one.
@@ -212,13 +212,15 @@ class Crew:
         for hand, outcome in self._pool.everyone("check_probe", path, parameters):
             _raise(hand, outcome)
 
-    def certify(self, image_ids: Iterable[int], sink: Sink) -> list[Row]:
-        """Make rows of images; return those of the last, which failed and may be one fault."""
+    def certify(self, image_ids: Iterable[int], sink: Sink, begun: Before = not_begun) -> list[Row]:
+        """Make rows of images, from the votes with which they were `begun`; return those of the
+        last, which failed and may be one fault.
+        """
         pending = [*image_ids]
         self._rates = Rates(self._pool, len(pending), self._on_report)
         self._pool.on_tick = lambda: self._tick(sink)
         rest = self._certify_cut if self._job.settings.n >= CUT else self._certify_shards
-        found = rest(pending, sink)
+        found = rest(pending, sink, begun)
         self._tick(sink)
         return found
 
@@ -228,12 +230,12 @@ class Crew:
             self._take(None, hand, outcome, sink)
         self._tick(sink)
 
-    def _certify_shards(self, pending: list[int], sink: Sink) -> list[Row]:
-        shards = _Shards(pending, sink.path, self._workers, self._first_images(), self._pool)
+    def _certify_shards(self, pending: list[int], sink: Sink, begun: Before) -> list[Row]:
+        shards = _Shards(pending, sink.path, self._workers, self._first_images(), self._pool, begun)
         for task, hand, outcome in self._pool.run(shards):
             sink.add(outcome.rows)
             rows = [*outcome.rows, *outcome.rest]
-            samples = sum(row.n for row in rows) + self._job.settings.n0 * len(rows)
+            samples = self._samples(rows) - self._samples(task.arguments[2].values())
             self._rates.add(hand, len(rows), samples)
             self._settle(outcome, sink)
             self._take(task, hand, outcome, sink)
@@ -252,12 +254,15 @@ class Crew:
                 f" {last.error}. What was finished is in `{sink.path}`; resume continues it."
             )
 
+    def _samples(self, rows: Collection[Row]) -> int:
+        return sum(row.n for row in rows) + self._job.settings.n0 * len(rows)
+
     def _first_images(self) -> int:
         assert self._first is not None
         settings = self._job.settings
         return max(1, _FIRST_BATCHES * self._first.batch_size // (settings.n0 + settings.n))
 
-    def _certify_cut(self, pending: list[int], sink: Sink) -> list[Row]:
+    def _certify_cut(self, pending: list[int], sink: Sink, begun: Before) -> list[Row]:
         """Run the rounds here, the samples of each image cut over the workers."""
         assert self._first is not None
         settings, allow = self._job.settings, self._job.allow
@@ -286,7 +291,7 @@ class Crew:
             None if shape is None else torch.Size(shape),
         )
         rounds = Rounds(caster, settings, allow, caster.recheck)
-        return rounds.certify(noted(images, sink), _Counted(sink, self._rates))
+        return rounds.certify(noted(images, sink), _Counted(sink, self._rates), begun)
 
     def _take(self, task: Task | None, hand: Hand, outcome: Outcome, sink: Sink) -> None:
         """Keep what a worker warned of; raise what ends the run."""
@@ -345,9 +350,15 @@ class _Shards:
     """Cuts the images that are left into shards: of some seconds each, and small at the end."""
 
     def __init__(
-        self, pending: list[int], path: Path, workers: int, first: int, pool: Pool
+        self,
+        pending: list[int],
+        path: Path,
+        workers: int,
+        first: int,
+        pool: Pool,
+        begun: Before,
     ) -> None:
-        self._pending, self._at, self._path = pending, 0, path
+        self._pending, self._at, self._path, self._begun = pending, 0, path, begun
         self._workers, self._largest, self._pool = workers, first, pool
 
     def __call__(self) -> Task | None:
@@ -359,7 +370,8 @@ class _Shards:
         named = f"image {images[0]}"
         if len(images) > 1:
             named = f"{len(images)} images from {images[0]} to {images[-1]}"
-        return Task("certify", (self._path, images), named, len(images))
+        begun = {image: row for image in images if (row := self._begun(image)) is not None}
+        return Task("certify", (self._path, images, begun), named, len(images))
 
     def _size(self, left: int) -> int:
         """Return how many images: as many as take some seconds, and no more than leave half of the

@@ -107,11 +107,11 @@ class Worker:
         """Hold the classifier against the logits that the run recorded."""
         return self._done(path, lambda _: self._machine.check_probe(path, parameters))
 
-    def certify(self, path: Path, image_ids: list[int]) -> Outcome:
-        """Make rows of images."""
+    def certify(self, path: Path, image_ids: list[int], begun: dict[int, Row]) -> Outcome:
+        """Make rows of images, from the votes with which they were `begun`."""
 
         def certified(outcome: Outcome) -> None:
-            outcome.rest = self._machine.certify(image_ids, outcome)
+            outcome.rest = self._machine.certify(image_ids, outcome, begun.get)
 
         return self._done(path, certified)
 

@@ -36,8 +36,8 @@ def check_run_budget(
     """Refuse a budget that cannot be, or that goes with nothing else that was asked."""
     if budget is None:
         return
-    for name, value in (("radii", settings.radii), ("radius_loss", settings.radius_loss)):
-        if value is not None:
+    for name in ("radii", "radius_loss", "reserve"):
+        if getattr(settings, name) is not None:
             raise ValueError(f"`budget` must not be given with `{name}`.")
     if shard is not None:
         raise ValueError(

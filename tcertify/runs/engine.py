@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +22,13 @@ from tcertify.runs.file import MAX_PLAN, RunFile, RunWriter
 from tcertify.runs.images import load_images
 from tcertify.runs.machine import Cluster, Job, machine
 from tcertify.runs.provenance import recorded_execution, recorded_rows
+from tcertify.runs.rounds import not_begun
 from tcertify.runs.row import MAX_IMAGES, Row
 from tcertify.runs.seeds import check_seed, with_seed
 from tcertify.runs.settings import Settings
 from tcertify.runs.shards import check_shard, part_of
 from tcertify.runs.table import RunTable, read_run
+from tcertify.runs.topping import OldRun, check_top_up, old_run
 from tcertify.sampling.defects import check_codes
 from tcertify.sampling.noise import check_charge, choose_noise
 from tcertify.sampling.tuning import Tuning, tune
@@ -51,6 +53,8 @@ def certify_dataset(
     radii: Sequence[float] | None = None,
     radius_loss: float | None = None,
     budget: int | datetime.timedelta | None = None,
+    reserve: float | None = None,
+    top_up: str | os.PathLike[str] | None = None,
     noise: str = "auto",
     levels: int | None = None,
     charge_noise: bool = False,
@@ -111,6 +115,18 @@ def certify_dataset(
         samples come to about the budget. A time becomes samples at the speed with which these
         1,000 were selected, theirs taken off; a resume keeps the plan. See
         `tcertify.statistics.plan_for_budget`.
+    reserve : float, optional
+        The share of `alpha`, in (0, 1), that is kept so that the finished run can be topped up: its
+        certificates are wrong with probability at most ``alpha * (1 - reserve)``, and `alpha`
+        whoever decides to top it up, because of whatever it found.
+    top_up : path, optional
+        A run with a reserve, or one that was topped up. The new run in `out` begins with the votes
+        that each image has there and goes on to `n`, which must be the old n times a power of two;
+        images that are missing or failed there are sampled from the beginning. The certificate of
+        an image is that of the look with the largest radius: looks are after the old n, twice, four
+        times ... as many samples, and each spends half of what is left of `alpha`. The other
+        arguments must be those of the old run, as for a resume: `noise` "auto", `seed` "random" and
+        `execution` "fastest" take what it has. The old run stays as it is.
     noise : {"auto", "integer", "gaussian"}
         Integer noise certifies images of whole grey levels as executed, float rounding included
         (docs/guarantees.md). "auto" takes it where ``dataset.levels`` says the levels, or, without
@@ -171,49 +187,59 @@ def certify_dataset(
         Arguments out of range, an `n` that can never certify anything, or a ``DataLoader``: the
         noise of an image is drawn from its number, which a loader does not keep.
     RunFileError
-        The run file cannot be written, is held by another process, or was made otherwise.
+        The run file cannot be written, is held by another process, or was made otherwise; or the
+        run to top up cannot be read, has no reserve, or was made otherwise.
     VoidCertificateError
         The classifier is not a fixed function of one input, or an image lies outside [0, 1].
     StoppedError
         Three images in a row failed: they are not what they should be, or the classifier raised.
     """
     dataset, classes = _opened(dataset, num_classes)
-    settings = Settings.make(
-        num_classes=classes,
-        sigma=sigma,
-        n0=n0,
-        n=n,
-        alpha=alpha,
-        method=method,
-        radii=radii,
-        radius_loss=radius_loss,
-        charge_noise=charge_noise,
-    )
-    check_useful(settings.n, settings.look_levels[-1], method=settings.method)
-    whole = _plan(dataset, indices)
-    check_run_budget(budget, settings, len(whole), shard=shard)
-    return _run(
-        model,
-        dataset,
-        settings,
-        out,
-        budget=budget,
-        noise=noise,
-        levels=levels,
-        seed=seed,
-        whole=whole,
-        shard=shard,
-        batch_size=batch_size,
-        device=device,
-        execution=execution,
-        resume=resume,
-        overwrite=overwrite,
-        allow=allow,
-        cluster=cluster,
-        on_start=on_start,
-        on_tuned=on_tuned,
-        on_progress=on_progress,
-    )
+    if top_up is not None:
+        check_top_up(
+            seed, reserve=reserve, radius_loss=radius_loss, budget=budget, charge_noise=charge_noise
+        )
+    with nullcontext() if top_up is None else old_run(top_up, out) as old:
+        settings = Settings.make(
+            num_classes=classes,
+            sigma=sigma,
+            n0=n0,
+            n=n,
+            alpha=alpha,
+            method=method,
+            radii=radii,
+            radius_loss=radius_loss,
+            reserve=reserve if old is None else old.settings.reserve,
+            charge_noise=charge_noise,
+        )
+        if old is not None:
+            settings = old.continued(settings)
+        check_useful(settings.n, settings.look_levels[-1], method=settings.method)
+        whole = _plan(dataset, indices)
+        check_run_budget(budget, settings, len(whole), shard=shard)
+        return _run(
+            model,
+            dataset,
+            settings,
+            out,
+            budget=budget,
+            old=old,
+            noise=noise,
+            levels=levels,
+            seed=seed,
+            whole=whole,
+            shard=shard,
+            batch_size=batch_size,
+            device=device,
+            execution=execution,
+            resume=resume,
+            overwrite=overwrite,
+            allow=allow,
+            cluster=cluster,
+            on_start=on_start,
+            on_tuned=on_tuned,
+            on_progress=on_progress,
+        )
 
 
 def predict_dataset(
@@ -258,6 +284,7 @@ def predict_dataset(
         settings,
         out,
         budget=None,
+        old=None,
         noise=noise,
         levels=levels,
         seed=seed,
@@ -283,6 +310,7 @@ def _run(
     out: str | os.PathLike[str],
     *,
     budget: Budget | None,
+    old: OldRun | None,
     noise: str,
     levels: int | None,
     seed: int | str,
@@ -313,14 +341,14 @@ def _run(
         settings,
         dataset,
         whole,
-        out if resumed else None,
+        old.path if old is not None else out if resumed else None,
         batch_size=batch_size,
         device=device,
         execution=execution,
         allow=allow,
         on_tuned=on_tuned,
     )
-    there = _resumed(out) if resumed else None
+    there = old.settings if old is not None else _resumed(out) if resumed else None
     if shard is not None:
         shard = check_shard(shard, len(whole), seed, resumed=there is not None)
     plan = part_of(whole, shard)
@@ -335,10 +363,10 @@ def _run(
             settings, budget, classifier, dataset, job, out, cluster=cluster, there=there
         )
         job = replace(job, settings=planned)
-    at_work = (machine if cluster is None else cluster)(classifier, dataset, job)
-    with (
-        at_work as hands,
-        RunWriter(
+    with (machine if cluster is None else cluster)(classifier, dataset, job) as hands:
+        if old is not None:
+            old.check(hands)
+        with RunWriter(
             out,
             hands.parameters,
             hands.environment,
@@ -346,16 +374,16 @@ def _run(
             whole=whole if len(plan) < len(whole) else None,
             resume=resume,
             overwrite=overwrite,
-        ) as writer,
-    ):
-        if resume:
-            hands.check_probe(writer.path, writer.parameters)
-        for text in hands.warnings:
-            writer.warn(text)
-        told = _Told(writer, len(plan), on_progress)
-        pending = [image_id for image_id in plan if image_id not in writer.done]
-        told.add(hands.certify(pending, told))
-        hands.finish(told)
+        ) as writer:
+            if resume:
+                hands.check_probe(writer.path, writer.parameters)
+            for text in hands.warnings:
+                writer.warn(text)
+            told = _Told(writer, len(plan), on_progress)
+            pending = [image_id for image_id in plan if image_id not in writer.done]
+            begun = not_begun if old is None else old.begun
+            told.add(hands.certify(pending, told, begun))
+            hands.finish(told)
     return read_run(out)
 
 

@@ -162,14 +162,7 @@ class RunWriter:
                 )
             run.check_structure()
             self._check_shard(run, [*(self._plan if whole is None else whole)])
-            found = [
-                f"`{name}` is {there} there and {here} here"
-                for name, there, here in differences(run.parameters, self.parameters)
-            ]
-            if found:
-                raise RunFileError(
-                    f"Cannot resume `{self.path}`, it was made otherwise: {'; '.join(found)}."
-                )
+            check_made_alike("resume", self.path, run.parameters, self.parameters)
             self.parameters = run.parameters
             self.done = {record.image_id for record in run.records()}
             self._plan = [*dict.fromkeys((*run.plan, *self._plan))]
@@ -410,13 +403,24 @@ class RunFile:
             self.damage.append(f"The table of certificates is damaged: {error}.")
             yield from self._records_one_by_one(last)
 
-    def _records_one_by_one(self, last: int) -> Iterator[Record]:
+    def row(self, image_id: int) -> Row | None:
+        """Return the row of an image, if one is there that is whole; a ValueError names votes that
+        are none.
+        """
+        with _named(self.path, "read"):
+            record = next(self._records_of(image_id), None)
+        return None if record is None else Row.from_record(record, self.settings)
+
+    def _records_of(self, image_id: int) -> Iterator[Record]:
         query = f"SELECT {_COLUMNS}, checksum FROM certificate WHERE image_id = ?"
+        for values in self._db.execute(query, (image_id,)):
+            yield from self._whole(values)
+
+    def _records_one_by_one(self, last: int) -> Iterator[Record]:
         unreadable = 0
         for image in sorted(image for image in self.plan if image > last):
             try:
-                for values in self._db.execute(query, (image,)):
-                    yield from self._whole(values)
+                yield from self._records_of(image)
             except sqlite3.Error:
                 self.damage.append(f"The row of image {image} cannot be read.")
                 unreadable += 1
@@ -590,6 +594,16 @@ def _named(path: Path, doing: str) -> Iterator[None]:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         kept = " What was committed is whole, and can be resumed." if doing == "write" else ""
         raise RunFileError(f"Cannot {doing} `{path}`: {reason}.{kept}") from error
+
+
+def check_made_alike(doing: str, path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    """Raise unless what is there was made with the parameters that are here."""
+    found = [
+        f"`{name}` is {value} there and {other} here"
+        for name, value, other in differences(there, here)
+    ]
+    if found:
+        raise RunFileError(f"Cannot {doing} `{path}`, it was made otherwise: {'; '.join(found)}.")
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> list[tuple[str, str, str]]:

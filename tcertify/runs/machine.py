@@ -16,7 +16,7 @@ from tcertify.data import Dataset
 from tcertify.errors import RunError, StoppedError
 from tcertify.runs.images import Loaded, described, load_images
 from tcertify.runs.provenance import check_probe, environment, provenance
-from tcertify.runs.rounds import FAILURES_IN_A_ROW, Rounds, Sink
+from tcertify.runs.rounds import FAILURES_IN_A_ROW, Before, Rounds, Sink, not_begun
 from tcertify.runs.row import Row
 from tcertify.runs.settings import Settings
 from tcertify.sampling import Sampler
@@ -66,8 +66,10 @@ class Hands(Protocol):
     def check_probe(self, path: Path, parameters: dict[str, Any]) -> None:
         """Raise unless the classifier gives the logits that a run recorded, up to rounding."""
 
-    def certify(self, image_ids: Iterable[int], sink: Sink) -> list[Row]:
-        """Make rows of images; return those of the last, which failed and may be one fault."""
+    def certify(self, image_ids: Iterable[int], sink: Sink, begun: Before = not_begun) -> list[Row]:
+        """Make rows of images, from the votes with which they were `begun`; return those of the
+        last, which failed and may be one fault.
+        """
 
     def finish(self, sink: Sink) -> None:
         """Tell what was found on the way; raise where it makes the certificates void."""
@@ -118,10 +120,12 @@ class Machine:
         """Raise unless the classifier gives the logits that a run recorded, up to rounding."""
         check_probe(path, parameters, self._classifier, self._dataset)
 
-    def certify(self, image_ids: Iterable[int], sink: Sink) -> list[Row]:
-        """Make rows of images; return those of the last, which failed and may be one fault."""
+    def certify(self, image_ids: Iterable[int], sink: Sink, begun: Before = not_begun) -> list[Row]:
+        """Make rows of images, from the votes with which they were `begun`; return those of the
+        last, which failed and may be one fault.
+        """
         with closing(self._images(image_ids)) as images:
-            return self._rounds.certify(noted(images, sink), sink)
+            return self._rounds.certify(noted(images, sink), sink, begun)
 
     def count(
         self,

@@ -43,9 +43,10 @@ def recertify_run(
 
     Each certificate is wrong with probability at most `alpha` if all arguments were chosen without
     a look at the votes. No new sample is drawn, and a run that charges for its noise still does. A
-    run that stopped early keeps its looks; their levels are scaled to `alpha`, and the best look
-    counts. Its images were stopped where the run's own method and alpha had decided them, so
-    another choice certifies at most that far.
+    run that stopped early, or was topped up, keeps its looks; their levels are scaled to `alpha`,
+    or with a reserve to the share of it that they have, and the best look counts. Images that
+    stopped early did so where the run's own method and alpha had decided them, so that another
+    choice certifies at most that far.
 
     Parameters
     ----------
@@ -78,9 +79,10 @@ def recertify_run(
     RunFileError, ValueError
         The file is no run of certificates, a row's votes cannot be read, arguments are out of
         range, `top_k` together with a `method`, `all_at_once` together with `reported` or `top_k`,
-        `reported` or `all_at_once` for a run that is not complete, or `all_at_once`, `groups` or
-        `top_k` for a run that stopped early: an image's samples ended where its own class was
-        decided at its own alpha, not its group, nor at the smaller level of a family.
+        `reported` or `all_at_once` for a run that is not complete, `reported` for one that was
+        topped up, since the votes of other images may be why, or `all_at_once`, `groups` or `top_k`
+        for a run that stopped early: an image's samples ended where its own class was decided at
+        its own alpha, not its group, nor at the smaller level of a family.
     """
     radius = None if reported is None else check_target(reported, "reported")
     if all_at_once is not None:
@@ -91,13 +93,18 @@ def recertify_run(
     with RunFile(path) as run:
         question = _Question.of(run, method, alpha, groups, top_k, all_at_once)
         table = table_of(run)
+        if radius is not None and run.settings.topped_up:
+            raise ValueError(
+                f"`reported` needs a run that was not topped up: `{run.path}` was, and the votes of"
+                " other images may be why an image has more samples."
+            )
         for name, value in (("reported", radius), ("all_at_once", all_at_once)):
             if value is not None and table.missing:
                 raise ValueError(
                     f"`{name}` needs all images of the run: `{run.path}` has {table.missing} still"
                     " to do, and where it ended may depend on what it had found."
                 )
-        kept, claim = None, [*filter(None, [table.claim]), *question.claim()]
+        kept, claim = None, question.claim()
         every = np.ones(len(table), dtype=bool)
         if all_at_once is not None:
             best = _at_once(run, question, len(table), all_at_once)
@@ -109,8 +116,8 @@ def recertify_run(
             # an image's own certificate, as it stands in the run where that asks the same
             radii = table.radius if question.is_the_run_s else best["radius"]
             kept, level = _kept(radii, radius, question.after.alpha)
-            claim.append(_reported_claim(kept, radius, question.after.alpha, level))
-            question = question.at(level)
+            asked, question = question.after, question.at(level)
+            claim.append(_reported_claim(kept, radius, asked.spent, question.after.spent))
             best = _answered(run, question, kept)
     after = question.after
     return replace(
@@ -148,19 +155,24 @@ def read_votes(
     Parameters
     ----------
     path : path
-        A run of certificates that did not stop early.
+        A run of certificates that did not stop early and was not topped up. Of a run with a
+        reserve these are the votes for ``alpha * (1 - reserve)``, as long as it may be topped up.
     groups : mapping from names to classes, optional
         As for `recertify_run`.
 
     Raises
     ------
     RunFileError, ValueError
-        As for `recertify_run`, or a run that stopped early.
+        As for `recertify_run`, or a run that stopped early or was topped up.
     """
     with RunFile(path) as run:
         question = _Question.of(run, None, None, groups)
         if run.settings.radii is not None:
             raise ValueError(f"`{path}` stopped early: its images have votes of different number.")
+        if run.settings.topped_up:
+            raise ValueError(
+                f"`{path}` was topped up: its votes are not of a number that was fixed beforehand."
+            )
         rows = [row for batch in _batches(run) for row in batch]
     nothing = np.zeros(run.settings.num_classes + 1, np.int64)
     nothing[-1] = run.settings.n
@@ -228,7 +240,11 @@ class _Question:
 
     def at(self, alpha: float) -> _Question:
         """The same question at another alpha."""
-        levels = self.before.schedule.scaled(self.before.charged(alpha)).levels
+        before = self.before
+        levels = before.look_levels
+        if alpha != before.alpha:
+            spent = before.charged(alpha) * (before.spent / before.alpha)
+            levels = before.schedule.scaled(spent).levels
         return replace(self, after=replace(self.after, alpha=alpha, look_levels=levels))
 
     @property
@@ -251,7 +267,7 @@ class _Question:
 
     def claim(self) -> list[str]:
         """Return what the certificates say, where it is not what certificates usually say."""
-        said = []
+        said = [self.after.claim] if self.after.claim else []
         if self.groups is not None:
             names = ", ".join(
                 f"{number} is {name}" for number, name in enumerate(self.groups.names)
@@ -296,12 +312,15 @@ class _Question:
     def _certificates(self, votes: Votes, look: NDArray[np.int64]) -> NDArray[Any]:
         if self.top_k is None:
             return self.after.certificates(votes, look, self.order)
-        settings = self.after
-        found = certify_top_k(
-            votes, self.top_k, sigma=settings.sigma, alpha=settings.look_levels[0]
-        ).only(settings.are_sure(votes))
-        arrays = found.predicted, found.radius, found.p_a_lower, found.p_b_upper
-        return np.array([*zip(*arrays, strict=True)], CERTIFICATE)
+        settings, result = self.after, np.zeros(len(votes), CERTIFICATE)
+        for index in np.unique(look):
+            rows = look == index
+            found = certify_top_k(
+                votes[rows], self.top_k, sigma=settings.sigma, alpha=settings.look_levels[index]
+            ).only(settings.are_sure(votes[rows]))
+            arrays = found.predicted, found.radius, found.p_a_lower, found.p_b_upper
+            result[rows] = np.array([*zip(*arrays, strict=True)], CERTIFICATE)
+        return result
 
 
 def _answered(run: RunFile, question: _Question, wanted: NDArray[np.bool_]) -> NDArray[Any]:

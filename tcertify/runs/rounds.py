@@ -34,6 +34,14 @@ _RECHECK_BATCHES = 1000
 #: After as many images that failed with an exception, a run stops.
 FAILURES_IN_A_ROW = 3
 
+#: From an image to its row in the run that is topped up, where that has votes of it.
+Before = Callable[[int], Row | None]
+
+
+def not_begun(image_id: int) -> Row | None:
+    """Return that there are no votes of an image yet."""
+    return None
+
 
 class Sink(Protocol):
     """Where rows go: a run file, or what a worker hands back."""
@@ -67,11 +75,12 @@ class Caster(Protocol):
 
 @dataclass(eq=False)
 class _Image:
-    """An image at work, and its votes so far."""
+    """An image at work, and its votes so far; those of `begun` were cast before."""
 
     loaded: Loaded
     selection: NDArray[np.int64]
     ends: tuple[int, ...]
+    begun: Row | None = None
     looks: list[NDArray[np.int64]] = field(default_factory=list)
     radius: float = 0.0
     best_look: int = -1
@@ -81,6 +90,15 @@ class _Image:
     def top(self) -> int:
         """The class that the selection sample chose; the lowest of several."""
         return int(self.selection[:-1].argmax())
+
+    @property
+    def known(self) -> NDArray[np.int64] | None:
+        """The votes at its next look, where they were cast before."""
+        look = len(self.looks)
+        if self.begun is None or look >= len(self.begun.looks):
+            return None
+        votes: NDArray[np.int64] = self.begun.looks[look]
+        return votes
 
 
 class Rounds:
@@ -102,8 +120,10 @@ class Rounds:
         self._rounds, self._unchecked = 0, 0.0
         self._settings = settings
 
-    def certify(self, images: Iterator[Loaded], sink: Sink) -> list[Row]:
+    def certify(self, images: Iterator[Loaded], sink: Sink, begun: Before = not_begun) -> list[Row]:
         """Take images until there are no more; each ends as one row.
+
+        An image that was `begun` takes the votes that it has there as if they were cast here.
 
         Returns
         -------
@@ -111,7 +131,7 @@ class Rounds:
             The rows of the last images, where these failed: whether one fault is behind them is
             for the caller to say, who may have more images.
         """
-        self._sink = sink
+        self._sink, self._begun = sink, begun
         self._unloaded: list[Row] = []
         self._unclassified: list[Row] = []
         going: deque[_Image] = deque()
@@ -149,20 +169,25 @@ class Rounds:
         for loaded in images:
             if loaded.error is None:
                 self._end_streak(self._unloaded)
+                begun = self._begun(loaded.image_id)
                 return _Image(
                     loaded,
                     np.zeros(self._settings.num_classes + 1, np.int64),
                     self._settings.looks,
+                    begun,
+                    seconds=0.0 if begun is None else begun.seconds,
                 )
             self._fail(loaded, loaded.error, self._unloaded)
         return None
 
     def _to_come(self, image: _Image) -> int:
         """Return how many samples an image needs up to its next look."""
-        first = self._settings.n0 if not image.looks else 0
+        first = 0 if image.looks or image.begun else self._settings.n0
         return first + self._until(image) - self._seen(image)
 
     def _seen(self, image: _Image) -> int:
+        if image.known is not None:
+            return self._until(image)
         return image.ends[len(image.looks) - 1] if image.looks else 0
 
     def _until(self, image: _Image) -> int:
@@ -187,19 +212,22 @@ class Rounds:
     def _sample(self, group: list[_Image]) -> None:
         started = time.perf_counter()
         new = [image for image in group if not image.looks]
-        first = [self._settings.n0] * len(new)
+        first = [0 if image.begun else self._settings.n0 for image in new]
         selections: Sequence[NDArray[np.int64]] = []
         if first:
             selections = [*self._count(new, [0] * len(new), first, SELECTION)]
         stream = PREDICTION if self._settings.predicts else ESTIMATION
         for image, selection in zip(new, selections, strict=True):
-            image.selection = selection
-            image.ends = self._settings.ends(selection, image.loaded.label, image.loaded.image_id)
+            image.selection = image.begun.selection if image.begun else selection
+            image.ends = self._settings.ends(
+                image.selection, image.loaded.label, image.loaded.image_id
+            )
         shares = np.array([self._to_come(image) for image in group])
         votes = self._count(group, [*map(self._seen, group)], [*map(self._until, group)], stream)
-        seconds = (time.perf_counter() - started) * shares / shares.sum()
+        seconds = (time.perf_counter() - started) * shares / max(1, shares.sum())
         for image, vote, spent in zip(group, votes, seconds, strict=True):
-            image.looks.append(vote + image.looks[-1] if image.looks else vote)
+            cast = vote + image.looks[-1] if image.looks else vote
+            image.looks.append(cast if image.known is None else image.known)
             image.seconds += float(spent)
 
     def _recheck(self, group: list[_Image]) -> None:
@@ -243,7 +271,9 @@ class Rounds:
         """Return which images need no more samples; note the best radius of each so far."""
         settings = self._settings
         if settings.radii is None:
-            return np.ones(len(group), bool)
+            if len(settings.looks) > 1:
+                self._note_best(group)
+            return np.array([len(image.looks) == len(image.ends) for image in group])
         votes = self._votes(group, [len(image.looks) - 1 for image in group])
         progress = decide(
             votes.counts,
@@ -265,6 +295,14 @@ class Rounds:
             image.radius, image.best_look = float(radius), int(best)
         done: NDArray[np.bool_] = progress.done
         return done
+
+    def _note_best(self, group: list[_Image]) -> None:
+        """Note the looks that gave the largest radii so far."""
+        looks = [len(image.looks) - 1 for image in group]
+        found = self._settings.certificates(self._votes(group, looks), np.array(looks))
+        for image, look, radius in zip(group, looks, found["radius"], strict=True):
+            if radius > image.radius:
+                image.radius, image.best_look = float(radius), look
 
     def _votes(self, images: list[_Image], looks: list[int]) -> Votes:
         """Return the votes of images, each at one of its looks."""

@@ -31,6 +31,7 @@ from tcertify.statistics.allocation import (
     plan_sizes,
 )
 from tcertify.statistics.planning import largest_radius
+from tcertify.statistics.reserve import unreserved
 from tcertify.statistics.stopping import Schedule
 from tcertify.votes import Votes
 
@@ -77,9 +78,10 @@ class Settings:
     image may lose to a plan, which then chooses its samples among ``sizes``; the one look is after
     these. A plan may also keep the whole run to ``budget`` estimation samples: then ``price`` is
     what a sample must gain, and ``price_share`` the share of the images on the brink that take the
-    larger size. ``noise`` is one of `KINDS`; ``levels`` are the grey levels above 0 of integer
-    noise. ``shape`` is that of an image, None until one was seen. Under ``charge_noise`` the levels
-    of the looks are so much smaller that alpha holds under Gaussian noise as it is drawn.
+    larger size. ``reserve`` is the share of alpha that was kept for topping up, which adds looks.
+    ``noise`` is one of `KINDS`; ``levels`` are the grey levels above 0 of integer noise. ``shape``
+    is that of an image, None until one was seen. Under ``charge_noise`` the levels of the looks are
+    so much smaller that alpha holds under Gaussian noise as it is drawn.
     """
 
     num_classes: int
@@ -100,6 +102,7 @@ class Settings:
     budget: int | None = None
     price: float | None = None
     price_share: float | None = None
+    reserve: float | None = None
 
     def __post_init__(self) -> None:
         check_whole("num_classes", self.num_classes, minimum=2)
@@ -125,6 +128,7 @@ class Settings:
             )
         self._check_plan()
         self._check_charge()
+        self._check_reserve()
         if self.schedule.alpha > self.charged(self.alpha) * (1 + ROUNDING * self.charge_noise):
             charged = ", charged for the noise" if self.charge_noise else ""
             raise ValueError(
@@ -143,6 +147,16 @@ class Settings:
                 raise ValueError(f"`shape` must name 1 to {MAX_AXES} sides.")
             for side in self.shape:
                 check_whole("shape", side, maximum=MAX_SIDE)
+
+    def _check_reserve(self) -> None:
+        if self.reserve is None:
+            return
+        unreserved(self.alpha, self.reserve)
+        for name in ("radius_loss", "budget", "charge_noise"):
+            if getattr(self, name):
+                raise ValueError(f"`reserve` must not be given with `{name}`.")
+        if self.predicts:
+            raise ValueError("`reserve` is for certificates, not for predictions.")
 
     def _check_levels(self) -> None:
         from tcertify_kernels.integer_noise import check_levels, reach
@@ -187,16 +201,18 @@ class Settings:
         method: str = "predict",
         radii: Sequence[float] | None = None,
         radius_loss: float | None = None,
+        reserve: float | None = None,
         seed: int = 0,
         noise: str = "gaussian",
         levels: int | None = None,
         charge_noise: bool = False,
     ) -> Settings:
-        """Return the settings of a new run, with early stopping when radii are given, and with a
-        plan for each image when a radius loss is.
+        """Return the settings of a new run, with early stopping when radii are given, with a plan
+        for each image when a radius loss is, and with a share of alpha kept when a reserve is.
         """
         n, alpha = check_whole("n", n, maximum=MAX_N), check_alpha("alpha", alpha)
-        schedule = Schedule.single(n, alpha) if radii is None else Schedule.geometric(n, alpha)
+        spent = alpha if reserve is None else unreserved(alpha, reserve)
+        schedule = Schedule.single(n, spent) if radii is None else Schedule.geometric(n, spent)
         return cls(
             num_classes=num_classes,
             sigma=sigma,
@@ -212,6 +228,7 @@ class Settings:
             charge_noise=charge_noise,
             radius_loss=radius_loss,
             sizes=None if radius_loss is None else plan_sizes(n, alpha),
+            reserve=reserve,
         )
 
     @classmethod
@@ -251,16 +268,22 @@ class Settings:
     @property
     def ending(self) -> str:
         """What a log adds to the method of a run whose images had samples of different number, or
-        whose alpha paid for its noise.
+        whose alpha paid for its noise or for a reserve.
         """
         samples = (
             "-early" if self.radii is not None else "-planned" if self.sizes is not None else ""
         )
+        if self.reserve is not None:
+            return f"-reserved{samples}"
         return f"-charged{samples}" if self.charge_noise else samples
 
     @property
     def claim(self) -> str:
-        """What a plan promises of the samples, in words; empty without one."""
+        """What a plan promises of the samples, or a reserve of the certificates, in words; empty
+        without them.
+        """
+        if self.reserve is not None:
+            return self._claim_of_reserve(self.reserve)
         if self.sizes is None:
             return ""
         few = f"{self.sizes[0]} where the class is not the label or the image looked hopeless."
@@ -275,6 +298,30 @@ class Settings:
             f" expected to keep all but {100 * self.radius_loss:g} % of the radius that {self.n}"
             f" samples would give, and {few}"
         )
+
+    def _claim_of_reserve(self, reserve: float) -> str:
+        wrong = "wrong with probability at most"
+        if self.topped_up:
+            return (
+                f"Topped up to {self.n} samples: the certificate of an image is that of the look"
+                f" with the largest radius, {wrong} {self.alpha:g} whoever decided to top up."
+            )
+        return (
+            f"{100 * reserve:g} % of alpha is kept for topping up: a certificate is {wrong}"
+            f" {self.spent:g} as the run stands, and {self.alpha:g} whoever decides to top it up."
+        )
+
+    @property
+    def topped_up(self) -> bool:
+        """Whether looks were added to those of a run with a reserve."""
+        if self.reserve is None:
+            return False
+        return self.schedule.alpha > unreserved(self.alpha, self.reserve) * (1 + ROUNDING)
+
+    @property
+    def spent(self) -> float:
+        """The failure probability of a certificate as the run stands: alpha without a reserve."""
+        return self.alpha if self.reserve is None else self.schedule.alpha
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -335,7 +382,8 @@ class Settings:
         other versions of the special functions may plan otherwise by a hair.
         """
         if self.sizes is None:
-            return ends == [*self.looks[: len(ends)]]
+            looks = self.looks if self.radii is None else self.looks[: len(ends)]
+            return ends == [*looks]
         near = 1 - ROUNDING, 1 + ROUNDING
         return ends in [[self._planned(selection, label, image_id, factor)] for factor in near]
 

@@ -97,9 +97,9 @@ def verify_run(
     fresh : int
         Sample this many images, chosen at random, again under a new seed that nobody could know,
         and compare the votes for the certified class with those in the file (of runs that stopped
-        early, those at the first look) by Fisher's exact test. An honest run is accused with
-        probability at most 0.001, over all these images. This finds what a replay cannot: a model
-        or an image that was fitted to the noise of the run's seed.
+        early or were topped up, those at the first look) by Fisher's exact test. An honest run is
+        accused with probability at most 0.001, over all these images. This finds what a replay
+        cannot: a model or an image that was fitted to the noise of the run's seed.
     model, dataset
         What the run was made with, for `replay` and `fresh`.
     device

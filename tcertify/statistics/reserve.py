@@ -21,9 +21,14 @@ def reserved(n: int, alpha: float, reserve: float) -> Schedule:
     >>> reserved(100_000, 0.001, 0.5).alpha
     0.0005
     """
+    return Schedule.geometric(n, unreserved(alpha, reserve))
+
+
+def unreserved(alpha: float, reserve: float) -> float:
+    """What a run with a reserve may spend of `alpha` before it is topped up."""
     if not 0 < check_real("reserve", reserve) < 1:
         raise ValueError(f"`reserve` must be in (0, 1), got {reserve}.")
-    return Schedule.geometric(n, check_alpha("alpha", alpha) * (1 - reserve))
+    return check_alpha("alpha", alpha) * (1 - reserve)
 
 
 def topped_up(schedule: Schedule, n: int, *, alpha: float) -> Schedule:

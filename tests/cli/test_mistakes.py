@@ -26,6 +26,16 @@ def folder(tmp_path_factory):
         Network(), images(), sigma=0.5, out=folder / "a.run", n0=20, n=200, method="certify"
     )
     export_run(table, folder / "a.tsv")
+    certify_dataset(
+        Network(),
+        images(),
+        sigma=0.5,
+        out=folder / "half.run",
+        n0=20,
+        n=200,
+        method="certify",
+        reserve=0.5,
+    )
     for number in (1, 2):
         certify_dataset(
             Network(),
@@ -87,6 +97,20 @@ MISTAKES = [
     (certify("--budget", "0.001s"), "is too short: at"),
     (certify("--budget", "5e6", "--radius-loss", "0.1"), "--budget excludes --radius-loss"),
     (certify("--budget", "5e6", "--shard", "1/2"), "so that it excludes --shard"),
+    (certify("--reserve", "half"), "'half' is not a valid float"),
+    (certify("--reserve", "1"), "--reserve must be in (0, 1), got 1.0"),
+    (certify("--reserve", "0.5", "--charge-noise"), "--reserve must not be given with --charge-"),
+    (certify("--reserve", "0.5", "--radius-loss", "0.1"), "not be given with --radius-loss"),
+    (certify("--reserve", "0.5", "--budget", "5e6"), "--budget must not be given with --reserve"),
+    (certify("--top-up", "a.run"), "Cannot top up `a.run`: it was made without a reserve"),
+    (certify("--top-up", "half.run", "--N", "600"), "--N must be 200 times a power of two"),
+    (certify("--top-up", "half.run", "--N", "400", "--seed", "1"), "--seed is 0 there and 1 here"),
+    (certify("--top-up", "half.run", "--N", "400", "--alpha", "0.1"), "--alpha is 0.001 there and"),
+    (certify("--top-up", "half.run", "--reserve", "0.5"), "--top-up must not be given with --rese"),
+    (certify("--top-up", "half.run", "--overwrite", out="half"), "--top-up must be another run"),
+    (certify("--top-up", "missing.run"), "missing.run"),
+    (certify("--top-up", "text.tsv"), "`text.tsv` is not a run file"),
+    (["recertify", "half.run", "--alpha-curve", "a.png"], "drawn for a run with --reserve"),
     (certify("--method", "best"), "'best' is not one of"),
     (certify("--dtype", "int8"), "'int8' is not one of"),
     (certify("--allow", "everything"), "--allow must hold codes of"),

@@ -90,6 +90,19 @@ def test_the_workers_plan_and_keep_to_a_budget(cluster, tmp_path):
     assert verify_run(tmp_path / "b.run").findings == ()
 
 
+@pytest.mark.parametrize("cut", [1, 10**7])
+def test_the_workers_go_on_with_the_votes_of_the_run_to_top_up(cluster, tmp_path, monkeypatch, cut):
+    monkeypatch.setattr("tcertify.cluster.ray.CUT", cut)
+    options = {"method": "joint", "radii": [0.0, 0.25]}
+    certify(tmp_path / "first.run", indices=range(9), reserve=0.5, **options)
+    options |= {"n": 2000, "top_up": tmp_path / "first.run"}
+    certify(tmp_path / "a.run", **options)
+    on_ray(tmp_path / "b.run", **options)
+    assert told(tmp_path / "b.run") == told(tmp_path / "a.run")
+    with pytest.raises(RunFileError, match=r"Cannot top up .*: `sigma` is 0.5 there and 1 here"):
+        on_ray(tmp_path / "c.run", **options, sigma=1)
+
+
 def test_a_worker_that_is_killed_is_replaced_and_its_shard_cast_again(cluster, tmp_path, path):
     table = on_ray(path, data=inputs.Struck(tmp_path, inputs.kill))
     certify(tmp_path / "b.run", data=images(60))

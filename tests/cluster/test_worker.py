@@ -9,14 +9,14 @@ from tests.tiny import images
 
 def answer_to(error):
     class Machine:
-        def certify(self, image_ids, sink):
+        def certify(self, image_ids, sink, begun):
             sink.warn("seen")
             sink.add(image_ids)
             raise error
 
     worker = Worker.__new__(Worker)
     worker._machine = Machine()
-    return worker.certify(Path("a.run"), [images()[0]])
+    return worker.certify(Path("a.run"), [images()[0]], {})
 
 
 def test_an_error_that_ends_a_run_comes_with_what_was_made_before_it():

@@ -100,7 +100,8 @@ def test_an_honest_log_of_a_run_that_stopped_early_is_not_called_wrong():
 
 
 @pytest.mark.parametrize(
-    "method", ["joint", "t-certify", "certify-early", "certify-charged", "predict"]
+    "method",
+    ["joint", "t-certify", "certify-early", "certify-charged", "certify-reserved", "predict"],
 )
 def test_a_log_that_names_another_method_is_not_audited(method):
     log = log_of(spread_counts(1000, 50), n=1000, alpha=0.001)
