@@ -553,20 +553,22 @@ def main(
     study = dataclasses.replace(STUDIES[dataset], **changes)
     if epochs is not None:
         study = dataclasses.replace(study, recipe=dataclasses.replace(study.recipe, epochs=epochs))
-    checked_out = commit()
+    checked_out, every = commit(), list[Run]()
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
 
         def runs_of(asked: list[tuple[Arm, int]], tuning: bool = False) -> list[Run]:
             jobs = [Job(study, arm, seed, tuning, folder, checked_out) for arm, seed in asked]
-            return list(tqdm(pool.map(run, jobs), "tuning" if tuning else "runs", len(jobs)))
+            found = list(tqdm(pool.map(run, jobs), "tuning" if tuning else "runs", len(jobs)))
+            every.extend(found)
+            return found
 
         arms = choose(study, partial(runs_of, tuning=True))
         runs = runs_of([(arm, seed) for seed in range(study.seeds) for arm in arms])
     made = {
         "command": " ".join(["python -m benchmarks.study", *sys.argv[1:]]),
-        "commit": ", ".join(dict.fromkeys(str(one.commit) for one in runs)),
+        "commit": ", ".join(dict.fromkeys(str(one.commit) for one in every)),
         "device": f"{processor()}, a core for each run, torch {torch.__version__}",
-        "cpu_minutes": round(sum(one.training_s + one.certifying_s for one in runs) / 60, 1),
+        "cpu_minutes": round(sum(one.training_s + one.certifying_s for one in every) / 60, 1),
         "settings": f"alpha = {ALPHA}, n0 = {N0}, n = {study.samples}",
         "images": len(runs[0].labels),
     }
