@@ -31,7 +31,7 @@ _SLACK = 1e-9
 _EVIDENCE_NEEDED = 3.0
 
 #: How the names of methods end whose radii are not those of plain CERTIFY at alpha.
-_NOT_PLAIN = ("-charged", "-early", "-holm", "-planned", "-reserved")
+_NOT_PLAIN = ("-charged", "-early", "-holm", "-planned", "-reported", "-reserved")
 
 #: Beyond this many sigmas no radius can be: Phi(-38.6) is below the smallest float.
 _LARGEST = 38.6

@@ -59,10 +59,11 @@ class Log:
     methods
         What the column `method` names, sorted (eight names at most); empty where a log has none,
         as the field's logs do. tcertify writes it into logs that are not plain CERTIFY:
-        ``"joint"``, ``"t-certify"``, with the endings ``"-holm"`` where one radius was certified
-        for all images at once, ``"-charged"`` where alpha paid for Gaussian noise as it is drawn,
-        ``"-reserved"`` where some of it is or was kept for topping up, ``"-early"`` where samples
-        stopped early and ``"-planned"`` where each image got samples of its own number.
+        ``"joint"``, ``"t-certify"``, with the endings ``"-reported"`` where only images that came
+        out well were certified, ``"-holm"`` where one radius was certified for all images at once,
+        ``"-charged"`` where alpha paid for Gaussian noise as it is drawn, ``"-reserved"`` where
+        some of it is or was kept for topping up, ``"-early"`` where samples stopped early and
+        ``"-planned"`` where each image got samples of its own number.
     notes
         What was unusual in the file and yet accepted, one sentence each.
     """
@@ -178,10 +179,10 @@ def write_log(
     method
         What made the radii. Anything but ``"certify"`` is written into a seventh column,
         ``method``, which scripts that go by column names do not mind: such radii do not lie on
-        CERTIFY's lattice (nor those of ``"certify-charged"`` and ``"certify-reserved"``), and those
-        of one radius for all at once (``"certify-holm"``), of a run that stopped early
-        (``"certify-early"``) or planned its samples (``"certify-planned"``) are not the radii of
-        the full run. Lower-case letters, digits and hyphens.
+        CERTIFY's lattice at alpha (nor those of ``"certify-charged"``, ``"certify-reserved"`` and
+        ``"certify-reported"``), and those of one radius for all at once (``"certify-holm"``), of a
+        run that stopped early (``"certify-early"``) or planned its samples (``"certify-planned"``)
+        are not the radii of the full run. Lower-case letters, digits and hyphens.
 
     Raises
     ------

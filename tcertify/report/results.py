@@ -120,6 +120,8 @@ class Result:
         """Return the certificates of a log; what it says of its method, tcertify wrote into it."""
         methods = {re.sub("-(early|planned)$", "", method) for method in log.methods}
         method = methods.pop() if len(methods) == 1 else None
+        at_once = any("-holm" in made for made in log.methods)
+        radii = (float(log.radius.max(initial=0.0)),) if at_once else None
         return cls(
             name,
             log.idx,
@@ -127,8 +129,9 @@ class Result:
             log.predict,
             log.radius,
             stopped_early=any(method.endswith("-early") for method in log.methods),
-            radii=(0.0,) if method == "predict" else None,
+            radii=(0.0,) if method == "predict" else radii,
             method=method,
+            reported=at_once or any("-reported" in made for made in log.methods),
         )
 
 

@@ -129,11 +129,11 @@ class RunTable:
 
     @property
     def method(self) -> str:
-        """How votes became a radius: that of the settings, or "top-3" where that was asked, and
-        with "-holm" what was certified all at once.
+        """How votes became a radius: that of the settings, or "top-3" where that was asked, with
+        "-holm" for what was certified all at once and "-reported" for what came out well.
         """
-        holm = "" if self.all_at_once is None else "-holm"
-        return self.settings.method + holm if self.top_k is None else f"top-{self.top_k}"
+        chosen = "" if self.kept is None else "-reported" if self.all_at_once is None else "-holm"
+        return (self.settings.method if self.top_k is None else f"top-{self.top_k}") + chosen
 
     @property
     def l1_radius(self) -> NDArray[np.float64]:

@@ -66,6 +66,17 @@ def test_a_log_that_says_it_stopped_early_is_known_as_such(tmp_path):
     assert (result.stopped_early, result.radii, result.method) == (True, None, "joint")
 
 
+@pytest.mark.parametrize(
+    ("method", "radii"), [("joint-holm-reserved", (0.5,)), ("top-3-reported", None)]
+)
+def test_a_log_whose_images_depend_on_each_other_is_known_as_such(tmp_path, method, radii):
+    columns = {"idx": [0, 1, 2], "label": [1, 1, 1], "predict": [1, -1, 0]}
+    radius = [0.5, 0, 0.5]
+    write_log(tmp_path / "e.tsv", **columns, radius=radius, seconds=[0, 0, 0], method=method)
+    result = read_result(tmp_path / "e.tsv")
+    assert (result.reported, result.radii, result.method) == (True, radii, method)
+
+
 def test_a_shard_is_called_one(tmp_path):
     path = tmp_path / "a.run"
     certify_dataset(Network(), images(), sigma=0.5, out=path, n0=20, n=200, shard=(1, 3))
