@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -312,15 +313,7 @@ class _Question:
     def _certificates(self, votes: Votes, look: NDArray[np.int64]) -> NDArray[Any]:
         if self.top_k is None:
             return self.after.certificates(votes, look, self.order)
-        settings, result = self.after, np.zeros(len(votes), CERTIFICATE)
-        for index in np.unique(look):
-            rows = look == index
-            found = certify_top_k(
-                votes[rows], self.top_k, sigma=settings.sigma, alpha=settings.look_levels[index]
-            ).only(settings.are_sure(votes[rows]))
-            arrays = found.predicted, found.radius, found.p_a_lower, found.p_b_upper
-            result[rows] = np.array([*zip(*arrays, strict=True)], CERTIFICATE)
-        return result
+        return self.after.at_looks(votes, look, partial(certify_top_k, k=self.top_k))
 
 
 def _answered(run: RunFile, question: _Question, wanted: NDArray[np.bool_]) -> NDArray[Any]:

@@ -268,11 +268,9 @@ class Rounds:
         return self._rows(finished), more
 
     def _decided(self, group: list[_Image]) -> NDArray[np.bool_]:
-        """Return which images need no more samples; note the best radius of each so far."""
+        """Return which images need no more samples; early stopping notes the best look so far."""
         settings = self._settings
         if settings.radii is None:
-            if len(settings.looks) > 1:
-                self._note_best(group)
             return np.array([len(image.looks) == len(image.ends) for image in group])
         votes = self._votes(group, [len(image.looks) - 1 for image in group])
         progress = decide(
@@ -296,14 +294,6 @@ class Rounds:
         done: NDArray[np.bool_] = progress.done
         return done
 
-    def _note_best(self, group: list[_Image]) -> None:
-        """Note the looks that gave the largest radii so far."""
-        looks = [len(image.looks) - 1 for image in group]
-        found = self._settings.certificates(self._votes(group, looks), np.array(looks))
-        for image, look, radius in zip(group, looks, found["radius"], strict=True):
-            if radius > image.radius:
-                image.radius, image.best_look = float(radius), look
-
     def _votes(self, images: list[_Image], looks: list[int]) -> Votes:
         """Return the votes of images, each at one of its looks."""
         columns = np.array([image.looks[look] for image, look in zip(images, looks, strict=True)])
@@ -313,14 +303,21 @@ class Rounds:
         """Return the rows of finished images, certified at the best of their looks."""
         if not images:
             return []
-        looks = [
-            image.best_look if image.best_look >= 0 else len(image.looks) - 1 for image in images
-        ]
-        found = self._settings.certificates(self._votes(images, looks), np.array(looks))
-        return [
-            self._row(image, look, certificate)
-            for image, look, certificate in zip(images, looks, found, strict=True)
-        ]
+        tried = [self._tried(image) for image in images]
+        looks = [look for some in tried for look in some]
+        each = [image for image, some in zip(images, tried, strict=True) for _ in some]
+        found = self._settings.certificates(self._votes(each, looks), np.array(looks))
+        rows, ends = [], np.cumsum([*map(len, tried)])[:-1]
+        for image, some, part in zip(images, tried, np.split(found, ends), strict=True):
+            best = int(part["radius"].argmax()) if part["radius"].any() else -1
+            rows.append(self._row(image, some[best], part[best]))
+        return rows
+
+    def _tried(self, image: _Image) -> list[int]:
+        """Return the looks that may give the certificate: early stopping has noted the best."""
+        if self._settings.radii is None:
+            return [*range(len(image.looks))]
+        return [image.best_look if image.best_look >= 0 else len(image.looks) - 1]
 
     def _row(self, image: _Image, look: int, certificate: Any) -> Row:
         squared_levels = int(self._settings.squared_levels(certificate["radius"]))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -20,7 +20,13 @@ from tcertify._checks import (
     check_whole,
 )
 from tcertify.bounds import charge
-from tcertify.certificates import ABSTAIN, METHODS, certify_votes, predict_counts
+from tcertify.certificates import (
+    ABSTAIN,
+    METHODS,
+    Certificates,
+    certify_votes,
+    predict_counts,
+)
 from tcertify.radius import largest_integer_change
 from tcertify.statistics.allocation import (
     Price,
@@ -435,22 +441,24 @@ class Settings:
         A prediction certifies no radius: it holds 0, and the bounds that say nothing. `order` is
         that of `certify_votes`.
         """
-        result = np.zeros(len(votes), CERTIFICATE)
-        sure = self.are_sure(votes)
         if self.predicts:
+            result = np.zeros(len(votes), CERTIFICATE)
             predicted = predict_counts(votes.counts, self.look_levels[0])
-            result["predicted"] = np.where(sure, predicted, ABSTAIN)
+            result["predicted"] = np.where(self.are_sure(votes), predicted, ABSTAIN)
             result["p_b"] = 1
             return result
+        return self.at_looks(votes, look, partial(certify_votes, method=self.method, order=order))
+
+    def at_looks(
+        self, votes: Votes, look: NDArray[np.int64], certify: Callable[..., Certificates]
+    ) -> NDArray[Any]:
+        """Return what `certify` makes of the votes, each at sigma and the level of its look."""
+        result = np.zeros(len(votes), CERTIFICATE)
         for index in np.unique(look):
             rows = look == index
-            found = certify_votes(
-                votes[rows],
-                sigma=self.sigma,
-                alpha=self.look_levels[index],
-                method=self.method,
-                order=order,
-            ).only(sure[rows])
+            some = votes[rows]
+            found = certify(some, sigma=self.sigma, alpha=self.look_levels[index])
+            found = found.only(self.are_sure(some))
             arrays = found.predicted, found.radius, found.p_a_lower, found.p_b_upper
             for name, array in zip(CERTIFICATE.names or (), arrays, strict=True):
                 result[name][rows] = array
