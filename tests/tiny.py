@@ -5,6 +5,7 @@ import signal
 import time
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import nn
 
@@ -61,6 +62,21 @@ def certify(path, model=None, data=None, **options):
         out=path,
         **arguments,
     )
+
+
+def certify_until_cut(path, **options):
+    """A run that an exception ends where three images are done."""
+
+    class Cut(Exception):
+        pass
+
+    def stop(done, planned):
+        if done >= 3:
+            raise Cut
+
+    with pytest.raises(Cut):
+        certify(path, **options, batch_size=64, on_progress=stop)
+    assert 0 < len(rows_of(path)) < len(images())
 
 
 def rows_of(path):

@@ -15,7 +15,7 @@ from tcertify.runs.settings import Settings
 from tcertify.statistics.allocation import plan_for_budget, plan_sizes
 from tcertify.votes import Votes
 from tests.runs.forge import forge_row
-from tests.tiny import CLASSES, Network, SlowNetwork, certify, images, rows_of
+from tests.tiny import CLASSES, Network, SlowNetwork, certify, certify_until_cut, images, rows_of
 
 N, BUDGET = 10_000, 40_000
 GIVEN = {"n": N, "budget": BUDGET, "method": "joint"}
@@ -81,16 +81,7 @@ def test_a_run_that_was_cut_goes_on_with_the_plan_that_it_has(run, tmp_path):
     certify(path, **GIVEN)
     whole = rows_of(path)
 
-    class Cut(Exception):
-        pass
-
-    def stop(done, planned):
-        if done >= 3:
-            raise Cut
-
-    with pytest.raises(Cut):
-        certify(path, **GIVEN, overwrite=True, batch_size=64, on_progress=stop)
-    assert 0 < len(rows_of(path)) < 12
+    certify_until_cut(path, **GIVEN, overwrite=True)
     certify(path, **GIVEN, resume=True)
     assert rows_of(path) == whole == rows_of(run)
 

@@ -31,7 +31,7 @@ from tcertify.statistics.stopping import Schedule
 from tcertify.statistics.top_k import certify_top_k
 from tcertify.votes import Votes
 from tests.runs.forge import database, forge_columns, forge_row
-from tests.tiny import CLASSES, Network, certify, images, rows_of, signed
+from tests.tiny import CLASSES, Network, certify, certify_until_cut, images, rows_of, signed
 
 RADII = (0.0, 0.2, 0.3)
 GIVEN = {"n": 500, "method": "joint", "seed": 5}
@@ -200,16 +200,7 @@ def test_images_that_are_missing_or_failed_there_are_sampled_from_the_beginning(
 
 
 def test_a_top_up_that_was_cut_goes_on_with_the_same_command(first, second, path):
-    class Cut(Exception):
-        pass
-
-    def stop(done, planned):
-        if done >= 3:
-            raise Cut
-
-    with pytest.raises(Cut):
-        certify(path, top_up=first, **SECOND, batch_size=64, on_progress=stop)
-    assert 0 < len(rows_of(path)) < 12
+    certify_until_cut(path, top_up=first, **SECOND)
     certify(path, top_up=first, **SECOND, resume=True)
     assert rows_of(path) == rows_of(second)
 
